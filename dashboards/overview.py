@@ -1,7 +1,9 @@
 """The overview dashboard: is every request answered, and if not, which provider or mechanism is the cause?"""
 
+from dashboards.background import DOCUMENTS, JOBS
 from dashboards.feedback import FEEDBACK
 from dashboards.panels import Dashboard, Panel, Query, ValueMapping, quantile, quantiles, rate, series
+from dashboards.problems import PROBLEMS
 from dashboards.system import SYSTEM
 from dub5.service.telemetry import names
 
@@ -64,6 +66,23 @@ OVERVIEW = Dashboard(
             "would hide a slow one.",
             "s",
             quantiles(names.FIRST_CHUNK, by=TARGET, legend=TARGET_LEGEND),
+        ),
+        Panel(
+            "Time per token",
+            "Time between tokens after the first, averaged over each complete stream.",
+            "s",
+            quantiles(names.PER_TOKEN),
+        ),
+        Panel(
+            "Attempts: duration by target",
+            "p95 of the time that answered attempts took, streams to their end, without cancelled ones.",
+            "s",
+            (
+                Query(
+                    quantile(0.95, names.ATTEMPT_DURATION, by=TARGET, match='error_type!="failed"'),
+                    TARGET_LEGEND,
+                ),
+            ),
         ),
         Panel(
             "Whole request",
@@ -240,34 +259,6 @@ OVERVIEW = Dashboard(
             (Query(f"sum (increase({series(names.CRASHES)}[$__rate_interval]))", "crashes"),),
         ),
         Panel(
-            "Degraded routes",
-            "Routes that do worse than their own hour before. not_whole: more requests that were not "
-            "answered whole; first_token: a longer time to the first token.",
-            "short",
-            (Query(f"max by (route, what) ({series(names.ROUTE_DEGRADED)}) > 0", "{{route}} {{what}}"),),
-            often_empty=True,
-        ),
-        Panel(
-            "Problems",
-            "Kinds of errors: those seen within the last five minutes, and those that are over. /status has "
-            "each of them, with its count and request ids.",
-            "short",
-            (Query(f"sum by (state) ({series(names.PROBLEMS)})", "{{state}}"),),
-        ),
-        Panel(
-            "Notifications",
-            "Messages to the operator's hook and to Sentry. Failed: three tries were not taken; dropped: too "
-            "many waited.",
-            "short",
-            (
-                Query(
-                    f"sum by (to, what, result) (increase({series(names.NOTIFICATIONS)}[$__rate_interval]))",
-                    "{{to}} {{what}} {{result}}",
-                ),
-            ),
-            often_empty=True,
-        ),
-        Panel(
             "Rate limits",
             "Requests per second that were refused for a rate limit, by what the limit counts. Blocked: of "
             "clients that go on sending while they are refused. Counted locally: the shared log did not "
@@ -360,44 +351,6 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
         Panel(
-            "Documents",
-            "Uploaded files per second by what came of reading them, and p95 of the time that reading took, "
-            "with the wait for a reader. timed_out, out_of_memory, unsafe, crashed: made to do harm, or "
-            "damaged; the process that reads is ended, and nothing else. missing_package: install "
-            "dub5[documents]. Empty without documents.",
-            "short",
-            (
-                Query(rate(names.DOCUMENT_READ, suffix="_count", by="result, kind"), "{{result}} {{kind}}"),
-                Query(quantile(0.95, names.DOCUMENT_READ, by="kind"), "p95 s {{kind}}"),
-            ),
-            often_empty=True,
-        ),
-        Panel(
-            "Jobs",
-            "Background work: jobs at work now, jobs per hour that are over, by kind and state, and "
-            "steps per hour that were not kept. Retry: providers are down, or a defect. Empty without jobs.",
-            "short",
-            (
-                Query(f"sum ({series(names.JOBS_RUNNING)})", "running"),
-                Query(f"3600 * {rate(names.JOBS_ENDED, by='kind, state')}", "{{kind}} {{state}} per hour"),
-                Query(
-                    "3600 * "
-                    + rate(
-                        names.JOB_STEP_DURATION, suffix="_count", by="kind, result", match='result!="kept"'
-                    ),
-                    "{{kind}} step {{result}} per hour",
-                ),
-            ),
-            often_empty=True,
-        ),
-        Panel(
-            "Steps of jobs",
-            "Time that nine of ten steps of jobs took at most, by kind. Empty without jobs.",
-            "s",
-            (Query(quantile(0.9, names.JOB_STEP_DURATION, by="kind"), "{{kind}} p90"),),
-            often_empty=True,
-        ),
-        Panel(
             "Tokens",
             "Tokens per second by target and type. Tokens of the certainty maybe belong to attempts that "
             "failed, were cut or cancelled, and may be billed. Some are estimated.",
@@ -409,6 +362,12 @@ OVERVIEW = Dashboard(
                 ),
             ),
             stacked=True,
+        ),
+        Panel(
+            "Tokens of a request",
+            "p95 of the tokens of a question with all that is asked along, and of an answer.",
+            "short",
+            (Query(quantile(0.95, names.TOKEN_USAGE, by="gen_ai_token_type"), "{{gen_ai_token_type}} p95"),),
         ),
         Panel(
             "Cost",
@@ -425,5 +384,5 @@ OVERVIEW = Dashboard(
             often_empty=True,
         ),
     ),
-    rows=(SYSTEM, FEEDBACK),
+    rows=(SYSTEM, DOCUMENTS, JOBS, PROBLEMS, FEEDBACK),
 )

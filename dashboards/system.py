@@ -88,6 +88,18 @@ SYSTEM = PanelRow(
             often_empty=True,
         ),
         Panel(
+            "Shutdowns and reloads",
+            "Instances that drain; and reloads of the settings, by result. Refused: the old settings stay.",
+            "short",
+            (
+                Query(f"sum by (instance) ({series(names.DRAINING)})", "{{instance}} drains"),
+                Query(
+                    f"sum by (result) (increase({series(names.RELOADS)}[$__rate_interval]))",
+                    "reload {{result}}",
+                ),
+            ),
+        ),
+        Panel(
             "Room on the disk of SQLite",
             "Free room of the disk that the database is on. On a full disk nothing is kept. Empty with "
             "PostgreSQL, which knows its own disk.",

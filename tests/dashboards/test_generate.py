@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dashboards.generate import DASHBOARDS, FOLDER, main, render
+from dub5.service.telemetry import names
 
 PANELS: list[dict[str, Any]] = [
     panel
@@ -68,6 +69,17 @@ class TestEachPanel:
         assert "id" not in panel
         letters = [target["refId"] for target in panel["targets"]]
         assert len(set(letters)) == len(letters)
+
+
+def test_every_metric_has_a_panel() -> None:
+    """What the service measures can be seen: each metric of the catalogue is on a dashboard."""
+    shown = "".join(target["expr"] for panel in PANELS for target in panel["targets"])
+    hidden = [
+        metric.prometheus_name
+        for metric in names.ALL
+        if not re.search(rf"\b{metric.prometheus_name}(_bucket|_sum|_count)?{{", shown)
+    ]
+    assert hidden == []
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.file)

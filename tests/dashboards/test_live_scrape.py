@@ -13,7 +13,7 @@ from dashboards.generate import DASHBOARDS, render
 from dashboards.providers import PROVIDERS, settings
 from dub5.service.app import Service
 from dub5.service.config.load import load
-from dub5.service.events import JobEnded, JobStepEnded, StepResult
+from dub5.service.events import DocumentRead, JobEnded, JobStepEnded, StepResult
 from dub5.service.telemetry.host import HostUsage
 from dub5.service.telemetry.process_watch import ProcessWatch
 from dub5.simulators.virtual import AppClient, VirtualWire
@@ -52,6 +52,7 @@ async def scrape(folder: Path) -> str:
     served.jobs.kinds["number"] = NumberKind([])
     async with AppClient(served.asgi) as client:
         served.events.emit(JobStepEnded("number", "job", 0, StepResult.RETRY, 1.0, 1))
+        served.events.emit(DocumentRead("pdf", "read", 0.1, 1_000))
         served.events.emit(JobEnded("number", "job", "done", 9.0, 2))
         await asyncio.gather(
             *(client.request("POST", "/v1/chat/completions", json=body(*one)) for one in concurrent)
