@@ -34,7 +34,6 @@ export class DeckView {
     this.again = this.#button("", () => this.#act(() => this.#retry()));
     this.made = h("div.flag", { hidden: true }, icon("fallback"), this.templates, this.again);
     this.problem = h("p.problem", { role: "alert" });
-    this.reload = this.#button("Try again", () => this.start());
     this.cards = new Flashcards();
     this.all = h("ol.all");
     this.list = h("details", { hidden: true }, h("summary", {}, "All cards"), this.all);
@@ -49,7 +48,7 @@ export class DeckView {
     this.node = h(
       "div.deck", {},
       h("header.part", {}, this.heading, this.facts, h("a.back", { href: "#documents" }, "All documents")),
-      h("div.making", {}, this.bar, this.state, this.halt, this.reload), this.problem, this.made,
+      h("div.making", {}, this.bar, this.state, this.halt), this.problem, this.made,
       this.cards.node, this.files, this.list,
     );
     this.build = onChange((/** @type {Card[]} */ cards) => this.all.replaceChildren(...cards.map(row)));
@@ -57,14 +56,8 @@ export class DeckView {
   }
 
   async start() {
-    this.reload.hidden = true;
-    put(this.problem, "");
-    for (let attempt = 0; !this.deck && !this.events.signal.aborted; attempt += 1) {
-      await this.#read();
-      if (this.deck || !this.reload.hidden) break;
-      await pause(waitS(attempt, 0), this.events.signal);
-    }
-    if (this.deck) await this.#follow();
+    await this.#read();
+    await this.#follow();
   }
 
   stop() {
@@ -77,10 +70,9 @@ export class DeckView {
     if (!job || hasEnded(job)) return;
     try {
       for await (const now of this.api.watch(job.id, this.events.signal)) {
-        if (!this.deck) return;
         if (!now) put(this.state, LOST);
         else {
-          this.#progress(now);
+          if (!hasEnded(now)) this.#progress(now);
           await this.#read();
         }
       }
@@ -89,15 +81,21 @@ export class DeckView {
     }
   }
 
-  /** Read the deck as it is now. */
+  /** Read the deck as it is now; again and again while the service cannot say it. */
   async #read() {
-    try {
-      const deck = await this.api.deck(this.id);
-      if (this.events.signal.aborted) return;
-      this.deck = deck;
-      this.#show(deck);
-    } catch (error) {
-      this.#fail(error);
+    const { signal } = this.events;
+    for (let attempt = 0; !signal.aborted; attempt += 1) {
+      try {
+        const deck = await this.api.deck(this.id);
+        if (signal.aborted) return;
+        this.deck = deck;
+        put(this.problem, "");
+        return this.#show(deck);
+      } catch (error) {
+        this.#fail(error);
+        if (error instanceof Refused && error.status === 404) return;
+        await pause(waitS(attempt, error instanceof Refused ? (error.problem.retryAfterS ?? 0) : 0), signal);
+      }
     }
   }
 
@@ -131,7 +129,6 @@ export class DeckView {
     const isOver = hasEnded(job);
     this.bar.hidden = isOver;
     this.halt.hidden = isOver;
-    this.reload.hidden = true;
     if (!job) return put(this.state, "");
     this.bar.max = job.steps;
     this.bar.value = job.done;
@@ -186,8 +183,8 @@ export class DeckView {
     if (this.events.signal.aborted) return;
     const isGone = error instanceof Refused && error.status === 404;
     put(this.problem, isGone ? GONE : sayingOf(error));
-    this.reload.hidden = isGone || this.deck !== null;
-    if (!this.deck) put(this.facts, "");
+    if (isGone) this.halt.hidden = this.bar.hidden = true;
+    if (!this.deck) put(this.facts, isGone ? "" : "Not loaded yet: it is tried again by itself.");
   }
 
   /** @param {string} text @param {() => void} onclick */

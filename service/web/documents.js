@@ -7,7 +7,7 @@
 import { Api, Refused } from "./api.js";
 import { pause, waitS } from "./follow.js";
 import { network } from "./offline.js";
-import { bodyOf, eventsOf, headOf, parsed, problemOf } from "./reply.js";
+import { bodyOf, eventsOf, headOf, parsed, problemOf, unreachable } from "./reply.js";
 
 /**
  * @typedef {{id: string, name: string, kind: string, bytes: number, pages: number, tokens: number, flags: string[],
@@ -111,9 +111,14 @@ export class Documents extends Api {
     }
   }
 
-  /** Return a reply that is no error. @param {string} path @param {AbortSignal} [signal] */
+  /** Return a reply that is no error. Throws Refused. @param {string} path @param {AbortSignal} [signal] */
   async #opened(path, signal) {
-    const response = await this.send("GET", path, undefined, signal);
+    let response;
+    try {
+      response = await this.send("GET", path, undefined, signal);
+    } catch (error) {
+      throw new Refused(unreachable(false, error), 0);
+    }
     if (response.ok) return response;
     throw new Refused(problemOf(await bodyOf(response), headOf(response.headers)), response.status);
   }

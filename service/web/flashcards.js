@@ -18,7 +18,7 @@ export class Flashcards {
     this.side = h("span.side");
     this.face = h("button.face", { type: "button", onclick: () => this.flip() }, this.side, this.front, this.back);
     this.quote = h("blockquote");
-    this.made = h("span.badge.unfinished", {}, icon("fallback"), TEMPLATE);
+    this.made = h("span.badge.unfinished", { hidden: true }, icon("fallback"), TEMPLATE);
     this.place = h("span.count", { role: "status" });
     this.before = this.#button("Previous", -1);
     this.after = this.#button("Next", 1);

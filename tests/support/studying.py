@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.support.browser import BrowserTab
 
 DOCUMENTS = "[...document.querySelectorAll('.listing:nth-of-type(2) .thing:not(.ghost)')]"
+FILLING = "and was found in the year in which nobody had looked for it at all"
 NAMES = f"{DOCUMENTS}.map((row) => row.querySelector('.name').textContent)"
 
 
@@ -43,3 +44,38 @@ async def press(page: BrowserTab, text: str) -> None:
     found = f"{buttons}.find((one) => one.textContent === {json.dumps(text)} && !one.hidden)"
     await page.until(f"{found} !== undefined")
     await page.evaluate(f"{found}.click()")
+
+
+def chapters(count: int) -> list[str]:
+    """Return the pages of a text that is read in as many parts."""
+    return [
+        "\n".join(
+            f"Plant {page}.{row} is a herb that grows {page * row} metres high, {FILLING}."
+            for row in range(1, 21)
+        )
+        for page in range(1, count + 1)
+    ]
+
+
+async def upload(page: BrowserTab, name: str, data: bytes) -> None:
+    """Show the documents, drop one, and wait until it is there."""
+    await page.until("!document.querySelector('#to-documents').hidden")
+    await page.evaluate("document.querySelector('#to-documents').click()")
+    await page.until("document.querySelector('.drop') !== null")
+    await drop(page, **{name.replace(".", "_"): data})
+    await page.until(f"{NAMES}.includes({json.dumps(name)})")
+
+
+async def make_deck(page: BrowserTab, cards: int) -> None:
+    """Make a deck of the newest document, and wait until its place is shown."""
+    await press(page, "Make cards")
+    await page.until("document.activeElement.type === 'number'")
+    await page.call("Input.insertText", text=str(cards))
+    await press(page, "Make them")
+    await page.until("location.hash.startsWith('#decks/')")
+
+
+async def key(page: BrowserTab, name: str, text: str = "") -> None:
+    """Press a key and let it go."""
+    await page.call("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, text=text)
+    await page.call("Input.dispatchKeyEvent", type="keyUp", key=name, code=name)
