@@ -7,8 +7,8 @@ instruments read counters and gauges. OpenTelemetry cannot observe histograms, s
 finished points.
 """
 
-# A MeterProvider starts threads in a process that uvloop forks, before the new program is run. Their lock is held
-# by the fork, and given back there by a handler that this import registers: it must come before the provider's.
+# A MeterProvider starts threads in a process that uvloop forks, before the new program runs. The fork holds
+# their lock, and a handler that this import registers gives it back: it must come before the provider's.
 import concurrent.futures.thread  # noqa: F401
 import math
 from bisect import bisect_left

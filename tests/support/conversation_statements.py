@@ -99,7 +99,7 @@ FOR_ALL_OWNERS = {
 }  # of a process by itself
 OWNED_TABLES = ("conversation", "deck", "document", "feedback", "job")  # with an owner in each row
 TABLES = (*OWNED_TABLES, "deck_part", "turn")
-# A conversation of mine, whose one turn is open, a document, a job at work for a deck; and as much of another one.
+# A conversation of mine, whose one turn is open, a document, a job at work for a deck; and as much of others.
 FILLING = [
     bound
     for owner, id_, turn in ((ME, TALK, TURN), ("session:other", OTHER, OTHER))
