@@ -307,7 +307,7 @@ class Service:
         if self.jobs is not None:
             self.jobs.worker.options = loaded.settings.jobs
             if self._name_kinds(self.jobs, loaded.settings, self._process.rng):
-                self.jobs.start()
+                self._start_jobs()
         self.admin.reload(loaded.admin_token)
         self._activate()
         self.events.emit(SettingsReloaded(True, loaded.warnings))

@@ -80,8 +80,11 @@ def run(options: argparse.Namespace) -> int:
         if (problem := problem_of(service)) is not None:
             print(problem, file=sys.stderr)
             return UNUSABLE
-        logger.started(VERSION, str(config), "no address: work", targets(loaded), "unused", loaded.warnings)
-        asyncio.run(work(service, lambda running: load_settings(running)))
+
+        def on_start() -> None:
+            logger.started(VERSION, str(config), "none", targets(loaded), "unused", loaded.warnings)
+
+        asyncio.run(work(service, load_settings, on_start))
     finally:
         writer.close()
     return DONE
@@ -94,7 +97,11 @@ def problem_of(service: Service) -> str | None:
     return None if service.jobs.kinds else NO_KINDS
 
 
-async def work(service: Service, reload_settings: Callable[[Settings], LoadedSettings]) -> None:
+async def work(
+    service: Service,
+    reload_settings: Callable[[Settings], LoadedSettings],
+    on_start: Callable[[], None] = lambda: None,
+) -> None:
     """Do jobs until a signal says that it is enough; give back what is at work."""
     assert service.jobs is not None, "there are jobs"
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -115,6 +122,7 @@ async def work(service: Service, reload_settings: Callable[[Settings], LoadedSet
         loop.add_signal_handler(number, handle)
     await service.start()
     gc.freeze()
+    on_start()
     print(_ready(service), flush=True)
     try:
         await ended.wait()

@@ -56,8 +56,8 @@ class JobWorker:
         return len(self._runs)
 
     def start(self) -> None:
-        """Begin to take jobs, if there are kinds of them."""
-        if self._kinds:
+        """Begin to take jobs, if there are kinds of them, and it has not begun."""
+        if self._kinds and self._taking is None:
             self._taking = asyncio.create_task(self._take(), name="jobs")
 
     def wake(self) -> None:

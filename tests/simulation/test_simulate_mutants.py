@@ -62,7 +62,7 @@ CAUGHT = {
     "told_before_commit": (1, {"kept_is_kept"}),
     "lease_for_ever": (42, {"jobs_end"}),
     "position_forgotten": (1, {"steps_kept_once"}),
-    "result_given_up": (1, {"steps_kept_once"}),
+    "result_given_up": (82, {"steps_kept_once"}),
 }
 
 

@@ -37,5 +37,7 @@ SENTENCES = {
     "socket_honest": "A WebSocket greets, answers pings, and says bye before it is closed.",
     "database_not_needed": "A lost database costs milliseconds and a label, never an answer.",
     "prompt_fits": "A prompt fits its window, and has the last turns in order.",
+    "jobs_end": "A job that was told to be kept ends, whichever process dies.",
+    "steps_kept_once": "A step of a job that is kept is not asked again.",
     "enough_complete": "Requests are answered while a target is healthy.",
 }
