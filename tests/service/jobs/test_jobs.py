@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.config.settings import JobsSettings
@@ -289,6 +290,35 @@ async def test_without_leases() -> None:
         async with JobWorld(database=await first.die(), seed="next") as second:
             await asyncio.sleep(3_600.0)
             assert second.row(job)[0] == "running"
+
+
+async def test_claim_unsure() -> None:
+    """A claim whose answer is lost is not sent again: its job waits for one lease, and no other is taken."""
+    fault = DatabaseFault(kind="unsure", at_s=1.0, for_s=1.0)
+    async with JobWorld(database=database(fault)) as world:
+        await asyncio.sleep(0.5)
+        jobs = [world.jobs.new(OWNER, "number", f"subject {number}", 1) for number in range(3)]
+        for job in jobs:
+            world.storage.rows(CREATE.sql, *world.jobs.creation(job).values)
+        await asyncio.sleep(1.4)
+        assert sorted(world.row(job)[0] for job in jobs) == ["ready", "ready", "running"]
+        assert not world.kind.asked
+        began_s = clock.now()
+        for job in jobs:
+            assert await world.until_over(job) == "done"
+        assert job_run.LEASE_S - 3.0 < clock.now() - began_s < job_run.LEASE_S + 2 * ASK_S
+        assert sorted(Counter(world.kind.asked).values()) == [1, 1, 1]
+
+
+async def test_old_jobs() -> None:
+    """A job is deleted `keep_days` after it was made, and no sooner."""
+    async with JobWorld(database=database()) as world:
+        old, young = (world.jobs.new(OWNER, "number", "subject", 1) for _ in range(2))
+        for job, days in ((old, 30.1), (young, 29.9)):
+            created = replace(job, made_at=job.made_at - days * 86_400)
+            world.storage.rows(CREATE.sql, *world.jobs.creation(created).values)
+        await asyncio.sleep(3_700.0)
+        assert world.storage.rows("SELECT id FROM job") == [(young.id,)]
 
 
 def test_pauses() -> None:
