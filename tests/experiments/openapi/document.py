@@ -18,6 +18,7 @@ TAGS = {
     "sessions": "Browsers told apart by a cookie; only where `[session]` is set.",
     "conversations": "Conversations that are kept; only where `[conversation]` is set."
     " Each belongs to the session or the API key that began it.",
+    "documents": "Texts of files that people upload; only where `[documents]` is set.",
     "decks": "Flashcards of documents; only where `[documents]` is set. Each belongs to who made it.",
     "jobs": "Work in the background; only where `[conversation]` is set. Each belongs to who asked for it.",
     "feedback": "What people say of answers, and of what is wrong.",
@@ -109,7 +110,10 @@ def _operation(operation: Operation) -> dict[str, Any]:
     }
     if operation.takes is not None:
         name, example = operation.takes
-        content = {"application/json": {"schema": ref(name), "example": example}}
+        if name in SCHEMAS:
+            content = {"application/json": {"schema": ref(name), "example": example}}
+        else:
+            content = {name: {"schema": {"type": "string", "format": "binary"}, "example": example}}
         found["requestBody"] = {"required": True, "content": content}
     return found
 
@@ -123,7 +127,7 @@ def _security(operation: Operation) -> list[dict[str, list[str]]]:
     match operation.tag:
         case "chat" | "models":
             return [{}, {"key": []}]
-        case "sessions" | "conversations" | "decks" | "jobs" | "feedback":
+        case "sessions" | "conversations" | "documents" | "decks" | "jobs" | "feedback":
             return [{"session": []}, {"key": []}]
     if operation.path.startswith("/admin"):
         return [{"admin": []}]

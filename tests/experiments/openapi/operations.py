@@ -11,6 +11,7 @@ from dub5.service.errors import (
     DeadlineExceeded,
     DeckNotFound,
     DocumentNotFound,
+    DocumentTooLarge,
     FeatureUnavailable,
     GatewayError,
     InvalidRequest,
@@ -29,6 +30,7 @@ from dub5.service.errors import (
     SuspiciousInput,
     TooLarge,
     TooManyDecks,
+    TooManyDocuments,
     Unauthorized,
     Unavailable,
     UnreadableDocument,
@@ -47,6 +49,7 @@ ASKED: Errors = (
 OWNED: Errors = (*CALLER, SessionRequired, CsrfRefused, NotFound)
 KEPT: Errors = (*OWNED, ConversationNotFound, StorageUnavailable)
 KEPT_DECK: Errors = (*OWNED, DeckNotFound, StorageUnavailable)
+KEPT_DOCUMENT: Errors = (*OWNED, DocumentNotFound, StorageUnavailable)
 KEPT_JOB: Errors = (*OWNED, JobNotFound, StorageUnavailable)
 
 CONVERSATION = "01JE0000000000000000000000"
@@ -120,6 +123,18 @@ event: end
 data: {"object": "job", "state": "done", "done": 12, "steps": 12, ...}
 
 """
+DOCUMENT_EXAMPLE = {
+    "id": "01JE0000000000000000000004",
+    "object": "document",
+    "name": "biology.pdf",
+    "kind": "pdf",
+    "bytes": 48_213,
+    "pages": 12,
+    "tokens": 5_910,
+    "flags": [],
+    "created_at": 1764460800,
+    "used_at": 1764460800,
+}
 MODEL_EXAMPLE = {
     "id": "chat",
     "object": "model",
@@ -300,6 +315,32 @@ OPERATIONS: tuple[Operation, ...] = (
         *("conversations", "POST", "/v1/turns/{turn}/stop", "End a turn that is being answered"),
         {204: ("", None)},
         (*KEPT, InvalidRequest),
+    ),
+    Operation(
+        *("documents", "POST", "/v1/documents", "Upload a document: the bytes of the file are the body"),
+        {201: ("Document", DOCUMENT_EXAMPLE)},
+        (
+            *(*OWNED, InvalidRequest, CompressedBody, RequestTimeout, UnreadableDocument),
+            *(DocumentTooLarge, TooManyDocuments, Overloaded, StorageUnavailable, ShuttingDown),
+        ),
+        ("application/octet-stream", "(the bytes of biology.pdf)"),
+        query=("name",),
+    ),
+    Operation(
+        *("documents", "GET", "/v1/documents", "List your documents, those used last first"),
+        {200: ("Documents", {"object": "list", "data": [DOCUMENT_EXAMPLE], "has_more": False})},
+        (*OWNED, InvalidRequest, StorageUnavailable),
+        query=PAGED,
+    ),
+    Operation(
+        *("documents", "GET", "/v1/documents/{id}", "Read what is known of a document"),
+        {200: ("Document", DOCUMENT_EXAMPLE)},
+        KEPT_DOCUMENT,
+    ),
+    Operation(
+        *("documents", "DELETE", "/v1/documents/{id}", "Delete a document"),
+        {204: ("", None)},
+        KEPT_DOCUMENT,
     ),
     Operation(
         *("decks", "POST", "/v1/decks", "Make a deck of flashcards from a document"),

@@ -213,6 +213,29 @@ CONVERSATION = table(
         "kept": flag("Whether it is in the database."),
     },
 )
+DOCUMENT = table(
+    "A document, without its text.",
+    {
+        "id": ID,
+        "object": {"const": "document"},
+        "name": text("What its owner calls it."),
+        "kind": text("Found from the bytes of the file.", enum=["txt", "md", "docx", "pdf"]),
+        "bytes": number("Size of the file."),
+        "pages": number("Its pages; 1 where the kind has none."),
+        "tokens": number("Tokens of its text, estimated."),
+        "flags": array(text("A flag of a prompt injection."), "What its text may try with a model."),
+        "created_at": WHEN,
+        "used_at": WHEN,
+    },
+)
+DOCUMENTS = table(
+    "Documents of one owner, those used last first.",
+    {
+        "object": {"const": "list"},
+        "data": array(ref("Document"), "The documents."),
+        "has_more": flag("There are older ones: ask again with `before`."),
+    },
+)
 CONVERSATIONS = table(
     "Conversations of one owner, those used last first.",
     {
@@ -435,6 +458,8 @@ SCHEMAS: dict[str, Schema] = {
     "Conversation": CONVERSATION,
     "Conversations": CONVERSATIONS,
     "ConversationTurns": CONVERSATION_TURNS,
+    "Document": DOCUMENT,
+    "Documents": DOCUMENTS,
     "TurnRequest": TURN_REQUEST,
     "Turn": TURN,
     "FeedbackRequest": FEEDBACK_REQUEST,
