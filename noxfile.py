@@ -219,6 +219,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz_documents(session: nox.Session) -> None:
+    """Read mutated PDFs, Word files and texts under the limits of a reading process: `-- --files 100000`."""
+    install(session, "-e", ".[documents]", "--group", "test")
+    session.run("python", "-m", "tests.experiments.fuzz_documents", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Send 10,000 streams through one real process; connections, permits and memory must be released."""
     install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
