@@ -51,6 +51,7 @@ NotifyKind = Literal[
     "crash",
     "writes_forgotten",
     "migration_failed",
+    "job_failed",
     "security",
 ]
 

@@ -21,10 +21,12 @@ from dub5.service.events import (
     BreakerChanged,
     Crashed,
     Event,
+    JobStepEnded,
     MigrationEnded,
     RouteDegraded,
     RouteRecovered,
     SecurityNoted,
+    StepResult,
     WritesForgotten,
 )
 from dub5.service.store.base import SCOPE as DATABASE
@@ -54,6 +56,7 @@ RULES: Mapping[NotifyKind, IncidentRule] = {
     "crash": IncidentRule(900.0),
     "writes_forgotten": IncidentRule(900.0),
     "migration_failed": IncidentRule(300.0, ends=True),
+    "job_failed": IncidentRule(900.0),
     "security": IncidentRule(900.0, times=10, within_s=60.0),
 }
 
@@ -134,6 +137,14 @@ def _migration(event: MigrationEnded) -> Signal:
     return Signal("migration_failed", "", words, {"migration": event.name})
 
 
+def _job(event: JobStepEnded) -> Signal | None:
+    """Return the signal of a job that has failed; one that its owner has stopped has not."""
+    if event.result is not StepResult.FAILED:
+        return None
+    words = f"A job of the kind {event.kind} has failed, at step {event.step} after {event.tries} tries."
+    return Signal("job_failed", event.kind, words, {"kind": event.kind, "job": event.job})
+
+
 def _security(event: SecurityNoted) -> Signal:
     words = f"Many security events of the kind {event.what}; the log has the addresses."
     return Signal("security", event.what, words, {"kind": event.what.value})
@@ -142,6 +153,7 @@ def _security(event: SecurityNoted) -> Signal:
 SIGNALS: Mapping[type, Callable[[Any], Signal | None]] = {
     BreakerChanged: _breaker,
     Crashed: _crash,
+    JobStepEnded: _job,
     MigrationEnded: _migration,
     RouteDegraded: _degraded,
     RouteRecovered: _recovered,

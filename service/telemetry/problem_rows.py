@@ -18,7 +18,6 @@ WRITE_S = 2.0  # how long a save waits for the database
 ROWS_MAX = 1_000  # of other processes, the newest
 AT_ONCE = 100  # rows in one transaction
 CLOCKS_APART_S = 120.0  # of two machines
-DELETE_EVERY_S = 3_600.0
 DAY_S = 86_400.0
 LANE = "problems"
 
@@ -51,8 +50,8 @@ class ProblemRows:
         self._problems = problems
         self._others: OrderedDict[tuple[str, int], Problem] = OrderedDict()  # the oldest first
         self._read_at = 0.0
-        self._deleted_at = 0.0
         problems.others = self._others.values()
+        store.keeper.deletions += (DELETE_OLD,)
 
     async def renew(self) -> None:
         """Save what is unsaved, and read what others have saved since; a lost database is asked next time."""
@@ -60,10 +59,6 @@ class ProblemRows:
             return
         await self.save(WRITE_S)
         await self._read()
-        if clock.wall() - self._deleted_at > DELETE_EVERY_S:
-            self._deleted_at = clock.wall()
-            before = self._deleted_at - self._store.keeper.keep_days * DAY_S
-            self._store.write([DELETE_OLD.bind(before, ROWS_MAX)], lane=LANE)
 
     async def save(self, within_s: float) -> None:
         """Save what is unsaved; what the database has not taken within this time, it may still take."""

@@ -16,7 +16,15 @@ from typing import Any, ClassVar, NamedTuple
 
 from dub5.service import clock
 from dub5.service.errors import Internal, Overloaded
-from dub5.service.events import Crashed, Event, MigrationEnded, RequestEnded, WritesForgotten
+from dub5.service.events import (
+    Crashed,
+    Event,
+    JobStepEnded,
+    MigrationEnded,
+    RequestEnded,
+    StepResult,
+    WritesForgotten,
+)
 from dub5.service.model import ANONYMOUS, Outcome
 from dub5.service.telemetry.attempt_views import failed
 from dub5.service.terminal import printable
@@ -30,7 +38,7 @@ TEXT_CHARS_MAX = 200
 PEOPLE_BITS = 4096
 PEOPLE_MAX = 1_000  # more are "1,000 or more"
 ANSWERED_BADLY = (Outcome.FAILED, Outcome.CUT, Outcome.DEGRADED)
-CRASH, FORGOTTEN, MIGRATION = "crash", "writes_forgotten", "migration_failed"
+CRASH, FORGOTTEN, MIGRATION, JOB = "crash", "writes_forgotten", "migration_failed", "job_failed"
 
 
 class Fingerprint(NamedTuple):
@@ -207,6 +215,10 @@ class Problems:
         if not event.ok:
             self._add(Fingerprint(MIGRATION, "", event.name, "", ""), "")
 
+    def _job(self, event: JobStepEnded) -> None:
+        if event.result is StepResult.FAILED:
+            self._add(Fingerprint(JOB, "", event.kind, "", ""), event.job)
+
     def _add(self, fingerprint: Fingerprint, request_id: str, count: int = 1) -> Problem:
         fingerprint = Fingerprint(*(printable(text[:TEXT_CHARS_MAX]) for text in fingerprint))
         at, problem = clock.wall(), self._own.get(fingerprint)
@@ -221,6 +233,7 @@ class Problems:
 
     METHODS: ClassVar[Mapping[type, Callable[["Problems", Any], None]]] = {
         Crashed: _crash,
+        JobStepEnded: _job,
         MigrationEnded: _migration,
         RequestEnded: _request,
         WritesForgotten: _writes,

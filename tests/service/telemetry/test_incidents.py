@@ -4,17 +4,20 @@ import random
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from dub5.service.config.settings import NotifyKind
 from dub5.service.events import (
     BreakerChanged,
     Crashed,
     Event,
+    JobStepEnded,
     RouteDegraded,
     RouteMeasure,
     RouteRecovered,
     SecurityKind,
     SecurityNoted,
+    StepResult,
 )
 from dub5.service.telemetry.incidents import INCIDENTS_MAX, RULES, Incidents
 
@@ -26,6 +29,9 @@ OPENS = BreakerChanged("one/m", "closed", "open", "5 failures")
 BAD_KEY = SecurityNoted(SecurityKind.BAD_KEY, "192.0.2.1", "/v1/chat/completions")
 WORSE = RouteDegraded("chat", RouteMeasure.NOT_WHOLE, 0.3, 0.01, "Route chat: much worse.")
 BETTER = RouteRecovered("chat", RouteMeasure.NOT_WHOLE, 0.0, 0.01, 600.0, "Route chat: as usual.")
+
+JOB_FAILED = JobStepEnded("deck", "job-1", 3, StepResult.FAILED, 1.0, 5)
+JOB_RETRIED = replace(JOB_FAILED, result=StepResult.RETRY)
 
 SERIES: dict[str, tuple[list[tuple[float, Event]], list[tuple[str, str, float]]]] = {
     "a lost database": (
@@ -54,6 +60,10 @@ SERIES: dict[str, tuple[list[tuple[float, Event]], list[tuple[str, str, float]]]
     "a breaker that flaps": (
         [(at, OPENS) for at in range(0, 500, 100)],
         [("breaker_flaps", "began", 400), ("breaker_flaps", "over", 1_300)],
+    ),
+    "jobs that fail": (
+        [(0, JOB_RETRIED), (10, JOB_FAILED), (20, JOB_FAILED)],
+        [("job_failed", "began", 10), ("job_failed", "over", 920)],
     ),
     "one wrong key": ([(0, BAD_KEY)], []),
     "many wrong keys": (

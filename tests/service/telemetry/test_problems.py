@@ -9,7 +9,14 @@ from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.errors import Internal, Overloaded
-from dub5.service.events import Crashed, MigrationEnded, RequestEnded, WritesForgotten
+from dub5.service.events import (
+    Crashed,
+    JobStepEnded,
+    MigrationEnded,
+    RequestEnded,
+    StepResult,
+    WritesForgotten,
+)
 from dub5.service.model import AttemptRecord, Outcome
 from dub5.service.telemetry import problem_rows
 from dub5.service.telemetry.problem_rows import DELETE_OLD, READ
@@ -71,7 +78,9 @@ async def test_what_is_a_problem(told: Told) -> None:
     problems.note(told(outcome=Outcome.REFUSED, code="rate_limited", attempts=()))
     problems.note(told(outcome=Outcome.CANCELLED, code=None, attempts=(DOWN,)))
     problems.note(MigrationEnded(7, "0007_problems", True, 1.0))
+    problems.note(JobStepEnded("deck", "job-1", 3, StepResult.RETRY, 1.0, 1))
     assert problems.snapshot() == {"now": 0, "over": 0, "worst": []}
+    problems.note(JobStepEnded("deck", "job-1", 3, StepResult.FAILED, 1.0, 5))
     problems.note(told(outcome=Outcome.DEGRADED, code=None, degraded="stale"))
     problems.note(told(outcome=Outcome.REFUSED, code=Overloaded.code, attempts=()))
     problems.note(WritesForgotten(7, "the outbox is full"))
@@ -82,6 +91,7 @@ async def test_what_is_a_problem(told: Told) -> None:
         ("refused", "overloaded", "", 1),
         ("writes_forgotten", "", "the outbox is full", 7),
         ("migration_failed", "", "0007_problems", 1),
+        ("job_failed", "", "deck", 1),
     }
 
 
