@@ -11,8 +11,9 @@ import { Api } from "./api.js";
 import { Broken, bodyOf, eventsOf, parsed } from "./reply.js";
 
 /** @typedef {import("./socket.js").Message} Message */
-/** @typedef {{id: string, title: string, model: string, used_at: number, kept: boolean}} Conversation */
 /**
+ * @typedef {{id: string, title: string, model: string, used_at: number, kept: boolean,
+ *   document?: string}} Conversation `document`: the id of what it asks about
  * @typedef {{id: string, conversation: string, asked_as: string, question: {text: string}, answer: {text: string} | null,
  *   state: "open" | "ended", outcome: string | null, finish: string | null, target: string | null,
  *   asked_at: number, ended_at: number | null, kept: boolean, degraded?: string,
@@ -37,6 +38,11 @@ export class Conversations extends Api {
    * @returns {Promise<Conversation & {turns: KeptTurn[], has_more: boolean}>} */
   open(id, before) {
     return this.json("GET", before ? `${PATH}/${id}?before=${before}` : `${PATH}/${id}`);
+  }
+
+  /** Return the name of a document. @param {string} document @returns {Promise<string>} */
+  async nameOf(document) {
+    return (await this.json("GET", `/v1/documents/${document}`)).name;
   }
 
   /** @param {string} model @param {AbortSignal} signal @returns {Promise<Conversation>} */

@@ -164,6 +164,11 @@ export function titleLabel(title) {
   return title || "New conversation";
 }
 
+/** Say what a conversation is about. @param {string} name of its document */
+export function aboutLabel(name) {
+  return `This conversation is about “${name}”. Answers show their sources, and say what it does not tell.`;
+}
+
 /**
  * Say what the model was not told of the conversation; "" if it was told all.
  * @param {{memoryLost: boolean, pruned: number}} turn

@@ -6,7 +6,7 @@
 import { Refused } from "./api.js";
 import { Delivery } from "./delivery.js";
 import { byId, h, icon, onChange, put } from "./dom.js";
-import { titleLabel, whenLabel } from "./labels.js";
+import { aboutLabel, titleLabel, whenLabel } from "./labels.js";
 import { isElsewhere } from "./places.js";
 
 /** @typedef {import("./conversations.js").Conversations} Conversations */
@@ -107,7 +107,7 @@ export class Sidebar {
     this.#goTo(id);
     closeDrawer();
     try {
-      const { turns, has_more, model } = await this.api.open(id, "");
+      const { turns, has_more, model, document } = await this.api.open(id, "");
       if (this.current !== id) return; // another one was chosen
       this.oldest = turns[0]?.id ?? "";
       byId("earlier").hidden = !has_more;
@@ -116,12 +116,19 @@ export class Sidebar {
       if (this.chat.isAnswering()) this.chat.showEarlier(turns); // a question was asked meanwhile
       else this.chat.showConversation(turns, model);
       this.#showWaiting();
+      if (document) this.#sayAbout(id, document);
     } catch (error) {
       if (this.current !== id) return;
       if (isGone(error)) return this.leave(GONE);
       this.chat.note(sayingOf(error));
       this.#showWaiting();
     }
+  }
+
+  /** Say which document a conversation is about. @param {string} id @param {string} document */
+  async #sayAbout(id, document) {
+    const said = await this.api.nameOf(document).then(aboutLabel, sayingOf);
+    if (this.current === id && !this.chat.isAnswering()) this.chat.note(said);
   }
 
   /** Begin anew: the next question makes a conversation. @param {string} [note] */
