@@ -27,8 +27,7 @@ export function showSources(view) {
 function notesOf({ grounded, withheld }) {
   const notes = [];
   if (!grounded) notes.push("The document does not say this.");
-  if (withheld === 1) notes.push("One statement of the model was left out: the document does not support it.");
-  if (withheld > 1) notes.push(`${withheld} statements of the model were left out: the document does not support them.`);
+  if (withheld > 0) notes.push(`${withheld} statement${withheld === 1 ? "" : "s"} left out: not found in the document.`);
   return notes.map((text) => h("p.flag", {}, icon("degraded"), text));
 }
 

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.real_sockets
 
 TOKEN = "an-admin-token-of-32-characters-!"
 THUMBS = f"[...{LAST}.querySelectorAll('.opinion .tool')].map((one) => one.getAttribute('aria-pressed'))"
+LOADED = "performance.getEntriesByType('resource').map((one) => one.name)"
+READ = f"{LOADED}.some((name) => name.includes('/v1/feedback?conversation='))"
 SAID = f"{LAST}.querySelector('.opinion .said')?.textContent"
 
 
@@ -60,9 +62,6 @@ async def test_a_thumb_stays(browser: str, kept: str) -> None:
         assert (one["kind"], one["value"], one["note"]) == ("answer", -1, "Only two are rivers.")
         assert one["target"] == "one/gpt-sim"
 
-        await page.evaluate(
-            "sessionStorage.clear(), addEventListener('pagehide', (e) => e.stopImmediatePropagation(), true)"
-        )
         await page.call("Page.reload")
         await page.until(f'{LAST} && JSON.stringify({THUMBS}) === \'["false","true"]\'')
         await page.evaluate(f"{LAST}.querySelector('[aria-label=\\'Good answer\\']').click()")
