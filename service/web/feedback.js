@@ -5,7 +5,7 @@ import { h, icon, put } from "./dom.js";
 
 /** @typedef {import("./turn.js").Turn} Turn */
 /** @typedef {import("./turn.js").TurnView} TurnView */
-/** @typedef {{value: 1 | -1 | null, note: string | null, turn: string | null}} Given */
+/** @typedef {{value: number | null, note: string | null}} Given */
 
 const PATH = "/v1/feedback";
 const NOTE_CHARS_MAX = 2_000;
@@ -35,7 +35,7 @@ export class Feedback {
       this.given = this.#read(conversation);
     }
     const known = (await this.given).get(turn.turn);
-    if (known && !turn.thumb) opinion.show(known.value ?? 0, known.note ?? "");
+    if (known) opinion.show(known.value ?? 0, known.note ?? "");
   }
 
   /** Report an issue; return whether it was sent. */
@@ -73,6 +73,7 @@ export class Feedback {
   async #give(turn, said) {
     const of = turn.turn ? { turn: turn.turn } : { request_id: turn.request };
     await this.api.json("POST", PATH, { kind: "answer", ...of, ...said });
+    (await this.given).set(turn.turn, { value: said.value, note: said.note ?? null }); // the view may be made anew
   }
 
   /** Return what was given before; nothing where it cannot be read. @param {string} conversation */
