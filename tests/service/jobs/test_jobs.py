@@ -175,6 +175,7 @@ async def test_results_come_first() -> None:
     other = JobWorld(database=storage, kind=NumberKind(asked), seed="other")
     async with JobWorld(database=late, kind=NumberKind(asked)) as world, other:
         other.jobs.worker.options = JobsSettings(workers=0)
+        await asyncio.sleep(0.5)  # a look may be under way
         job = await world.make(1)
         await asyncio.sleep(1.0)
         other.jobs.worker.options = JobsSettings()
