@@ -5,7 +5,7 @@ WORKDIR /build
 COPY . .
 RUN install -d -m 700 /data
 RUN python -m venv /opt/dub5
-RUN /opt/dub5/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[redis,postgres]'
+RUN /opt/dub5/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[documents,postgres,redis]'
 
 FROM python:3.13-slim
 COPY --from=build /opt/dub5 /opt/dub5

@@ -14,7 +14,7 @@ from dub5.service.store.base import Database, Statement
 from dub5.service.store.sqlite import question_marks
 from dub5.service.store.url import open_database, parse_url
 
-LARGE = ("turn", "conversation", "job")  # the tables that grow with what people ask
+LARGE = ("turn", "conversation", "job", "document")  # the tables that grow with what people ask
 SAMPLES = {"int8": 1, "int4": 1, "float8": 1.0}  # by type of parameter; else a text
 
 

@@ -5,19 +5,26 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 
+from dub5.service.config.options import LimitOptions, LimitsOptions
 from dub5.service.config.settings import DocumentSettings, ServerSettings
-from dub5.service.documents.documents import NAME_CHARS_MAX
+from dub5.service.documents.documents import NAME_CHARS_MAX, USED_AGAIN_S
+from dub5.service.documents.model import PAGE_BREAK
 from dub5.service.documents.readers import WAIT_S, WAITING_PER_READER
 from dub5.service.documents.refusals import ReadResult
 from dub5.service.documents.report import ReadText
+from dub5.service.documents.statements import CREATE, LOCK_OWNER, READ
+from dub5.service.errors import DocumentNotFound
 from dub5.service.events import DocumentRead, SecurityKind, SecurityNoted
 from dub5.service.store.keeper import RETENTION_S
 from dub5.simulators.virtual.database import DatabaseFault, VirtualDatabase
 from tests.support.conversation_world import ConversationWorld, schema
+from tests.support.databases import opened
 from tests.support.document_world import DOCUMENTS, FILE, READ_S, DocumentWorld, read_here
 from tests.support.docx_files import make_docx
 from tests.support.pdf_files import make_pdf
+from tests.support.postgres import postgres_server
 
 UNKNOWN = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 KINDS = {
@@ -245,6 +252,69 @@ async def test_how_many_there_may_be() -> None:
         assert len(kept) == 5
         await world.documents("DELETE", f"/{kept[0]['id']}")
         assert (await world.upload(b"One more.")).status == 201
+
+
+@pytest.mark.real_sockets
+async def test_how_many_on_postgres() -> None:
+    """Two processes that add documents of one owner at the same time keep as many as there may be."""
+    with postgres_server() as server:
+        url = server.new_database()
+        async with opened(url, pool_max=8) as database:
+
+            async def add(number: int) -> int:
+                id_ = f"{number:026}"
+                values = ("me", id_, "a.txt", "txt", 4, 1, 1, "", "text", 1.0, 5)
+                bounds = [LOCK_OWNER.bind("me", 1.0), CREATE.bind(*values), READ.bind("me", id_)]
+                for _ in range(2):  # as if the first answer was lost
+                    *_, rows = await database.write(bounds)
+                return len(rows)
+
+            assert sum(await asyncio.gather(*[add(number) for number in range(16)])) == 5
+
+
+async def test_an_upload_is_a_request() -> None:
+    """An upload counts as one request of the session's limit; over it no file is read."""
+    limits = LimitsOptions(session=LimitOptions(2, 60))
+    async with DocumentWorld(options={"limits": limits}) as world:
+        for _ in range(2):
+            await world.document()
+        reply = await world.upload(b"Hello.")
+        assert (reply.status, reply.json()["error"]["code"]) == (429, "rate_limited")
+        assert len(world.of(DocumentRead)) == 2
+
+
+async def test_a_reload() -> None:
+    """A reload changes the bounds for the next upload, ends documents and begins them; those kept stay."""
+    async with DocumentWorld() as world:
+        one = await world.document()
+
+        def use(documents: DocumentSettings | None) -> None:
+            settings = replace(world.loaded.settings, documents=documents)
+            world.service.reload(replace(world.loaded, settings=settings))
+
+        use(DocumentSettings(per_owner_max=1, readers=4))
+        assert (await world.upload(b"Hello.")).json()["error"]["code"] == "too_many_documents"
+        use(None)
+        assert (await world.documents()).json()["error"]["code"] == "not_found"
+        use(DocumentSettings())
+        assert (await world.documents()).json()["data"] == [one]
+
+
+async def test_the_text() -> None:
+    """The text is there for its owner alone; reading it now and then says that it is used."""
+    async with DocumentWorld() as world:
+        one = await world.document(b"One.\fTwo.")
+        documents = world.service.deps.documents
+        ((owner,),) = world.database.storage.rows("SELECT owner FROM document")
+        assert documents is not None
+        document, text = await documents.text(owner, one["id"])
+        assert (document.id, document.pages, text) == (one["id"], 2, f"One.{PAGE_BREAK}Two.")
+        with pytest.raises(DocumentNotFound):
+            await documents.text("session:stranger", one["id"])
+        assert (await documents.read(owner, one["id"])).used_at == one["used_at"]
+        await asyncio.sleep(USED_AGAIN_S + 1)
+        await documents.text(owner, one["id"])
+        assert (await documents.read(owner, one["id"])).used_at > one["used_at"] + USED_AGAIN_S
 
 
 async def test_flags() -> None:
