@@ -33,7 +33,8 @@ _MACROS_OR_TEMPLATE = re.compile(rb"macroEnabled|template\.main\+xml")
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 _P, _TBL, _TR, _TC = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
 _T, _TAB, _BOX, _STYLE = qn("w:t"), qn("w:tab"), qn("w:txbxContent"), qn("w:pStyle")
-_PROPERTIES, _VALUE = qn("w:pPr"), qn("w:val")
+_PROPERTIES, _VALUE, _NUMBERED = qn("w:pPr"), qn("w:val"), qn("w:numPr")
+LIST = -1  # in place of the level of a heading
 _BREAKS = (qn("w:br"), qn("w:cr"))
 _HYPHEN = qn("w:noBreakHyphen")
 _CONTENT = f"{_MC}AlternateContent"
@@ -148,7 +149,7 @@ def _related(part: Any, kind: str) -> list[Any]:
 
 
 def _levels(part: Any) -> dict[str, int]:
-    """Return the level of each style of headings, by its id."""
+    """Return the level of each style of headings, or LIST, by its id."""
     levels = {}
     for styles in _related(part, "/styles"):
         for style in styles.element.iter(qn("w:style")):
@@ -158,6 +159,8 @@ def _levels(part: Any) -> dict[str, int]:
                 levels[style.get(qn("w:styleId"), "")] = min(int(heading[1]), 6)
             elif said.lower() == "title":
                 levels[style.get(qn("w:styleId"), "")] = 1
+            elif said.lower().startswith("list ") or style.find(f"{_PROPERTIES}/{_NUMBERED}") is not None:
+                levels[style.get(qn("w:styleId"), "")] = LIST
     return levels
 
 
@@ -213,9 +216,9 @@ def _marked(paragraph: Any, text: str, styles: dict[str, int]) -> str:
         return text
     style = properties.find(_STYLE)
     level = 0 if style is None else styles.get(style.get(_VALUE, ""), 0)
-    if level:
+    if level > 0:
         return f"{'#' * level} {' '.join(text.split())}"
-    return f"- {text}" if properties.find(qn("w:numPr")) is not None else text
+    return f"- {text}" if level == LIST or properties.find(_NUMBERED) is not None else text
 
 
 def _pieces(parent: Any, boxes: list[Any]) -> Iterator[str]:

@@ -277,7 +277,7 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
         {"id": event.request_id, "route": event.route, "turns": event.turns, "tokens": event.tokens},
     ),
     DocumentRead: lambda event: Line(
-        Level.WARNING if event.why else Level.INFO,
+        Level.WARNING if event.result in ("crashed", "missing_package") else Level.INFO,
         "document_read",
         {
             "kind": event.kind,

@@ -101,6 +101,9 @@ def test_docx() -> None:
     )
     assert (read.kind, read.pages) == ("docx", 1)
     assert read.text == "# Jane Roe\n\nEngineer & writer <jane>\n\n2020 | Acme\n2022 | Beta\n\nEnd."
+    styles = PARTS["word/styles.xml"].replace("heading 1", "List Bullet")
+    by_style = docx_of({**PARTS, "word/styles.xml": styles, "word/document.xml": document(block("# First"))})
+    assert extract(by_style).text == "- First"
     entry = f"<w:p><w:pPr><w:numPr/></w:pPr>{run('First')}</w:p>"
     assert (
         text_of_docx(entry + f"<w:p>{run('a')}<w:r><w:tab/><w:br/></w:r>{run('b')}</w:p>")
