@@ -37,14 +37,17 @@ class Intake:
         self._text = None if personality is None else personality.text
         self._system = msgspec.json.encode({"role": "system", "content": self._text})
 
-    def take(self, request: ChatRequest) -> Steps[tuple[ChatRequest, tuple[str, ...]]]:
+    def take(
+        self, request: ChatRequest, *, by_caller: bool = True
+    ) -> Steps[tuple[ChatRequest, tuple[str, ...]]]:
         """Return the request as the route sends it on, and the flags of a prompt injection in it.
 
+        `by_caller`: the caller has written the question, not the service; then its length is bounded.
         Raises InvalidRequest, QuestionTooLong, TooLarge.
         """
         flags: tuple[str, ...] = ()
         if self._options.enabled:
-            request, flags = yield from self._sanitised(request)
+            request, flags = yield from self._sanitised(request, by_caller=by_caller)
         return request if self._text is None else self._with_personality(request, self._text), flags
 
     def refuse(self, flags: Sequence[str]) -> None:
@@ -63,7 +66,9 @@ class Intake:
         )
         return msgspec.structs.replace(request, body=body, fields={**request.fields, "messages": messages})
 
-    def _sanitised(self, request: ChatRequest) -> Steps[tuple[ChatRequest, tuple[str, ...]]]:
+    def _sanitised(
+        self, request: ChatRequest, *, by_caller: bool
+    ) -> Steps[tuple[ChatRequest, tuple[str, ...]]]:
         raws, known = LIST.decode(request.fields["messages"]), list(request.body.messages)
         roles = [message.role for message in known]
         question = _last(roles, "user")
@@ -79,7 +84,7 @@ class Intake:
             if message is not None:
                 changed, raws[index] = True, Raw(msgspec.json.encode(message))
                 known[index] = _with_texts(known[index], texts)
-            if index == question:
+            if index == question and by_caller:
                 self._check_length(texts, index)
             if self._options.injection != "off" and index >= first_new and role in SCANNED:
                 for text in texts:

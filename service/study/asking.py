@@ -134,10 +134,10 @@ class _BackgroundRequest:
         return await self._read(answer.stream)
 
     async def _taken_in(self, request: ChatRequest, route: Route) -> ChatRequest:
-        """Return the request as the route sends it on. Raises QuestionTooLong, SuspiciousInput."""
+        """Return the request as the route sends it on. Raises InvalidRequest, SuspiciousInput."""
         if route.intake is None:
             return request
-        request, flags = await in_turns(route.intake.take(request))
+        request, flags = await in_turns(route.intake.take(request, by_caller=False))
         if flags:
             who = self._caller.key if self._session is None else self._session.label
             self._asker.events.emit(SecurityNoted(SecurityKind.INJECTION_FLAGGED, who, self._route))
