@@ -18,7 +18,8 @@ from dub5.service.tokens import estimate_tokens
 TOKENS_MAX = 800  # of a part
 HEADED_TOKENS_MIN = 200  # a part with fewer goes on after a heading
 CHARS_MAX = 4 * TOKENS_MAX + 400  # no text with more has so few tokens
-STEP_BLOCKS = 200  # cut in one step
+STEP_LINES = 200  # looked at in one step, or as many pieces of a long line as cost the same
+PIECE_LINES = 10
 SPACE_CHARS_MAX = 8  # in a row, kept: as an indentation
 HEADING_CHARS_MAX = 100
 
@@ -54,9 +55,14 @@ def cut_in_steps(text: str) -> Steps[list[TextPart]]:
     parts: list[TextPart] = []
     open_blocks: list[_Block] = []
     tokens = 0
-    for index, block in enumerate(_blocks(_LINE_ENDS.sub("\n", text))):
-        if index % STEP_BLOCKS == STEP_BLOCKS - 1:
+    cost = 0
+    for block in _blocks(_with_one_line_end(text)):
+        cost += 1 if block is None else PIECE_LINES
+        if cost >= STEP_LINES:
+            cost = 0
             yield
+        if block is None:
+            continue
         begins = block.is_heading and tokens >= HEADED_TOKENS_MIN
         if open_blocks and (begins or tokens + block.tokens > TOKENS_MAX):
             open_blocks = _close(parts, open_blocks, keep_heading=not begins)
@@ -89,20 +95,40 @@ def _close(parts: list[TextPart], blocks: list[_Block], *, keep_heading: bool) -
     return left
 
 
-def _blocks(text: str) -> Iterator[_Block]:
-    for page, page_text in enumerate(text.split(PAGE_BREAK), 1):
-        lines: list[str] = []
-        for line in page_text.split("\n"):
-            if not line.strip():
-                yield from _paragraph(lines, page)
-                lines = []
-            elif is_heading(line):
-                yield from _paragraph(lines, page)
-                yield from _paragraph([line], page, is_heading=True)
-                lines = []
-            else:
-                lines.append(line)
-        yield from _paragraph(lines, page)
+def _with_one_line_end(text: str) -> str:
+    return text if text.isascii() and "\r" not in text else _LINE_ENDS.sub("\n", text)
+
+
+def _lines(text: str) -> Iterator[tuple[str, int]]:
+    """Yield each line with its page. A page break ends a line."""
+    start, page = 0, 1
+    while start <= len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        first, *others = text[start:end].split(PAGE_BREAK)
+        yield first, page
+        for line in others:
+            page += 1
+            yield line, page
+        start = end + 1
+
+
+def _blocks(text: str) -> Iterator[_Block | None]:
+    """Yield the blocks of a text, and None for each line that was looked at."""
+    paragraph: list[str] = []
+    paragraph_page = 1
+    for line, page in _lines(text):
+        title = is_heading(line)
+        if paragraph and (title or page != paragraph_page or not line.strip()):
+            yield from _paragraph(paragraph, paragraph_page)
+            paragraph = []
+        if title:
+            yield from _paragraph([line], page, is_heading=True)
+        elif line.strip():
+            paragraph.append(line)
+            paragraph_page = page
+        yield None
+    yield from _paragraph(paragraph, paragraph_page)
 
 
 def _paragraph(lines: list[str], page: int, *, is_heading: bool = False) -> Iterator[_Block]:
