@@ -3,6 +3,8 @@
 import asyncio
 import csv
 import io
+import json
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +17,10 @@ from dub5.service.errors import GatewayError, Overloaded
 from dub5.service.events import AttemptEnded, RequestEnded
 from dub5.service.ids import id_of
 from dub5.service.study.asking import BackgroundQuestion
+from dub5.simulators.faults.answers import parse_fault
+from dub5.simulators.latency import PRESETS
+from dub5.simulators.personas.base import Profile
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Hang
 from tests.support.deck_world import DeckWorld, cards, lies, text_of, writing
 from tests.support.world import limited, script, status, until
@@ -409,3 +415,15 @@ async def test_full_instance() -> None:
         question = BackgroundQuestion("session:x", "chat", [{"role": "user", "content": "Hi"}], 5.0, 9.0)
         results = await asyncio.gather(*(asker.ask(question) for _ in range(2)), return_exceptions=True)
         assert sorted(isinstance(one, Overloaded) for one in results) == [False, True]
+
+
+async def test_simulated_provider() -> None:
+    """A simulated provider writes true cards; with the fault `notice` it lies, and is not believed."""
+    provider = SimulatedProvider("openai", Profile("one", PRESETS["zero"]), rng=Random(0), now=clock.now)
+    async with DeckWorld(one=provider) as world:
+        deck = await world.until_over((await world.make(2, cards=20))["id"])
+        assert (deck["template_parts"], len(deck["cards"])) == (0, 20)
+        lie = {"front": "What needs water?", "back": "Nothing", "quote": "No plant needs any water at all."}
+        provider.set_faults([parse_fault({"kind": "notice", "text": json.dumps(lie)})])
+        deck = await world.until_over((await world.make(2))["id"])
+        assert deck["template_parts"] == 2
