@@ -20,7 +20,6 @@ from dub5.service.telemetry.names import FIRST_S
 LOOKS = 4  # a minute
 Minute = tuple[float, float, float]  # requests, the share of them not whole, seconds to the first token
 HOUR, DAY = 60, 1_440
-CHANCE = random.Random(5)
 
 
 def minutes(count: int, requests: float, share: float, first_s: float = 0.5) -> list[Minute]:
@@ -32,11 +31,12 @@ def ramp(count: int, requests: float, low: float, high: float) -> list[Minute]:
     return [(requests, low + (high - low) * minute / count, 0.5) for minute in range(count)]
 
 
-def by_chance(count: int, requests: int, share: float) -> list[Minute]:
+def by_chance(count: int, requests: int, share: float, seed: int = 5) -> list[Minute]:
     """As a fair coin falls, with traffic that changes over the day."""
+    rng = random.Random(seed)
     return [
-        (asked, sum(CHANCE.random() < share for _ in range(asked)) / asked, 0.5)
-        for asked in (CHANCE.randint(requests // 3, requests) for _ in range(count))
+        (asked, sum(rng.random() < share for _ in range(asked)) / asked, 0.5)
+        for asked in (rng.randint(requests // 3, requests) for _ in range(count))
     ]
 
 
@@ -98,7 +98,8 @@ SERIES: dict[str, tuple[Series, Expected]] = {
         [],
     ),
     "chance, at 3 %": (lambda: by_chance(2 * DAY, 60, 0.03), []),
-    "chance, at 15 % from the start": (lambda: by_chance(2 * DAY, 30, 0.15), [("+n", range(6))]),
+    "chance, at 2 % of few": (lambda: by_chance(4 * DAY, 20, 0.02), []),
+    "chance, at 25 % from the start": (lambda: by_chance(2 * DAY, 60, 0.25), [("+n", range(6))]),
     "a night without requests": (lambda: [*well(), *minutes(600, 0, 0.0), *well()], []),
     "degraded, then a night without requests": (
         lambda: [*well(), *minutes(10, 100, 0.5), *minutes(600, 0, 0.0), *well()],
@@ -125,6 +126,14 @@ SERIES: dict[str, tuple[Series, Expected]] = {
     "slower, and nobody would notice": (
         lambda: [*minutes(120, 100, 0.0, 0.1), *minutes(60, 100, 0.0, 1.0)],
         [],
+    ),
+    "usual after a day, then slower still": (
+        lambda: [
+            *minutes(120, 100, 0.0, 1.0),
+            *minutes(DAY + 5, 100, 0.0, 4.0),
+            *minutes(20, 100, 0.0, 30.0),
+        ],
+        [("+f", range(120, 123)), ("-f", range(120 + DAY, 123 + DAY)), ("+f", range(125 + DAY, 130 + DAY))],
     ),
     "slower for good: usual after a day": (
         lambda: [*minutes(120, 100, 0.0, 1.0), *minutes(DAY + HOUR, 100, 0.0, 6.0)],
@@ -175,6 +184,18 @@ def test_sums_agree() -> None:
         assert history.recent() == [sum(column) for column in zip(*recent, strict=True)]
         assert history.usual == [sum(pair[place] for pair in before) for place in (0, 1)]
     assert len(history._minutes) == RECENT + USUAL
+
+
+def test_degraded_minutes_are_not_usual() -> None:
+    """Minutes that were set apart, and those of a degraded route, become usual only when they are adopted."""
+    history = RouteHistory(2)
+    for minute in range(30):
+        history.add(minute, (0, minute + 1), apart=minute >= 5)
+        if minute == 4:
+            history.set_recent_apart()
+        assert history.usual == [0, 0]
+    history.adopt()
+    assert history.usual == [0, 30 - RECENT]
 
 
 def test_p95_lies_in_its_bucket() -> None:
