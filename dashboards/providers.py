@@ -98,7 +98,8 @@ ROUTES: dict[str, tuple[str, ...]] = {  # lines of TOML; the last table is the c
 
 def settings(urls: Mapping[str, str]) -> str:
     """Return the settings of a service over these providers, with a concurrency limit of 4."""
-    lines = ["[limiter]", "max = 4", "[session]", "[conversation]"]
+    lines = ["[limiter]", "max = 4", "[session]", "[conversation]", "[documents]"]
+    lines += ["[jobs]", "workers = 2", "[limits]", "session = {count = 1000, window_s = 60}"]
     lines += ["[database]", 'url_env = "DUB5_DATABASE_URL"']
     lines += ["[notify]", 'url_env = "DUB5_HOOK_URL"', 'secret_env = ["DUB5_HOOK_SECRET"]']
     for name, url in urls.items():

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ MUST_MOVE = (  # panels that must show a value above zero
     "Fallback answers",
     "Shared calls",
     "Breaker, health and limit changes",
-    "Problems",
+    "Problems, now and over",
     "Notifications",
     "Tokens",
     "Cost",
@@ -60,6 +61,9 @@ MUST_MOVE = (  # panels that must show a value above zero
     "Turns of conversations",
     "Turns live, and read on",
     "WebSockets",
+    "Files read",
+    "Jobs at work, and over",
+    "Steps of jobs",
     "Thumbs down",
     "Feedback by kind",
     "Event loop lag",
@@ -91,16 +95,17 @@ async def verify(prometheus: str) -> list[str]:
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=30, trust_env=False))
         print(f"{RATE_PER_S} requests a second for {SECONDS} s ...", flush=True)
         async with asyncio.TaskGroup() as group:
-            driven = group.create_task(_drive(client, service))
-            group.create_task(_talk(service, postgres))
+            talk = group.create_task(_talk(service, postgres))
+            driven = group.create_task(_drive(client, service, talk))
+            group.create_task(_study(service, talk))
         first_tokens_s = driven.result()
         await asyncio.sleep(1.5)  # one more scrape
         return await _problems(client, database, first_tokens_s)
 
 
-async def _drive(client: httpx.AsyncClient, service: str) -> list[float]:
-    """Send requests at an even rate; return the seconds to first content of the last streams."""
-    first_tokens_s: list[float] = []
+async def _drive(client: httpx.AsyncClient, service: str, talk: asyncio.Task[None]) -> list[float]:
+    """Send requests at an even rate until the talk is over; return the last streams' seconds to content."""
+    first_tokens_s: list[tuple[float, float]] = []  # when each began, and how long it took
 
     async def send(model: str, stream: bool, temperature: int) -> None:
         question = {"role": "user", "content": "?"}
@@ -109,17 +114,18 @@ async def _drive(client: httpx.AsyncClient, service: str) -> list[float]:
         async with client.stream("POST", f"{service}/v1/chat/completions", json=body) as response:
             async for line in response.aiter_lines():
                 if stream and '"content"' in line:
-                    if started_s > ends_s - RATE_INTERVAL_S:
-                        first_tokens_s.append(time.perf_counter() - started_s)
+                    first_tokens_s.append((started_s, time.perf_counter() - started_s))
                     stream = False
 
-    ends_s = time.perf_counter() + SECONDS
     began_s = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for number in range(RATE_PER_S * SECONDS):
+        for number in count():
+            if number >= RATE_PER_S * SECONDS and talk.done():
+                break
             await asyncio.sleep(max(0.0, began_s + number / RATE_PER_S - time.perf_counter()))
             group.create_task(send(*REQUEST_PATTERN[number % len(REQUEST_PATTERN)]))
-    return first_tokens_s
+    ends_s = time.perf_counter()
+    return [took_s for started_s, took_s in first_tokens_s if started_s > ends_s - RATE_INTERVAL_S]
 
 
 async def _talk(service: str, postgres: PostgresServer) -> None:
@@ -141,6 +147,37 @@ async def _talk(service: str, postgres: PostgresServer) -> None:
                 await client.post("/v1/feedback", json=thumb)
                 await _read_on(service, cookie, begun["id"], f"over-a-socket-{number}")
                 await asyncio.sleep(TURN_EVERY_S)
+
+
+async def _study(service: str, talk: asyncio.Task[None]) -> None:
+    """Upload documents and make decks of them, for as long as the talk takes; stop every other deck's job.
+
+    While the database stands still, nothing comes of it.
+    """
+    page = {"sec-fetch-site": "same-origin"}
+    async with httpx.AsyncClient(base_url=service, headers=page, timeout=3, trust_env=False) as client:
+        await client.post("/v1/session")
+        number = 0
+        while not talk.done():
+            number += 1
+            try:
+                await _make_decks(client, number)
+            except (httpx.HTTPError, KeyError):  # the reply is an error
+                pass
+            await asyncio.sleep(TURN_EVERY_S / 2)
+
+
+async def _make_decks(client: httpx.AsyncClient, number: int) -> None:
+    """Make two decks of a new document; stop the job of one, whose step is under way."""
+    text = f"Text {number}. A cell is the smallest unit of life. " * 20
+    headers = {"content-type": "application/octet-stream"}
+    name = {"name": f"{number}.txt"}
+    uploaded = await client.post("/v1/documents", params=name, content=text, headers=headers)
+    document = uploaded.json()["id"]
+    await client.post("/v1/decks", json={"document": document, "model": "chat"})
+    slow = await client.post("/v1/decks", json={"document": document, "model": "slow"})
+    await asyncio.sleep(0.2)
+    await client.post(f"/v1/jobs/{slow.json()['job']['id']}/stop")
 
 
 def _socket(service: str, cookie: str) -> connect:
@@ -166,6 +203,8 @@ async def _said(socket: ClientConnection, message: dict[str, Any], kind: str) ->
         found: dict[str, Any] = json.loads(text)
         if found["type"] == kind:
             return found
+        if found["type"] == "error":
+            raise ValueError(f"{kind!r} was wanted: {text!r}")
     raise ValueError(f"the WebSocket was closed before {kind!r}")
 
 
