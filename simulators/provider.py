@@ -8,6 +8,7 @@ Call `make(settings, now=...)` for all providers of a settings file, or `Simulat
 
 import random
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -111,6 +112,10 @@ class SimulatedProvider:
         Requests under way keep their slots and places.
         """
         self.slot_queue.change(self._started_with[1] if capacity is None else capacity)
+
+    def revoke(self, key: str) -> None:
+        """Accept a key no more, from the next request on; streams under way go on."""
+        self.profile = replace(self.profile, revoked=self.profile.revoked | {key})
 
     def set_limits(self, limits: Limits | None = None) -> None:
         """Change the limits of the whole organisation; None restores those of the start. Usage is kept.

@@ -28,7 +28,7 @@ OPENING_TOKENS = 7  # of an answer, in addition to its words
 class Profile:
     """Configuration of one simulated provider.
 
-    `key`: the only accepted key; None accepts any key, or none.
+    `key`: the only accepted key; None accepts any key, or none. `revoked`: keys that are accepted no more.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Profile:
     models: tuple[str, ...] = ()
     edge: str | None = None  # the proxy in front of the provider; None: that of the real provider
     saying: str | None = None  # a fixed text instead of an answer to the prompt
+    revoked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Persona(ABC):
     models: tuple[str, ...]
     other_paths: tuple[str, ...] = ()
     edge = "none"  # the proxy in front of the real provider
+    models_are_public = False  # the list of models is there without a key
     daily_windows = False  # whether limits per day are reset at midnight, and do not refill steadily
 
     def answer(self, request: SimRequest, parsed: ParsedRequest, context: PersonaContext) -> Script:
@@ -193,7 +195,8 @@ class Persona(ABC):
             raise Refusal(404, f"Invalid URL ({request.method} {request.path})", kind="path")
         if request.method != ("POST" if posted else "GET"):
             raise Refusal(405, f"Not allowed to {request.method} on {request.path}.", kind="method")
-        self._check_key(request, context.profile.key)
+        if posted or not self.models_are_public:
+            self._check_key(request, context.profile)
         if posted:
             if parsed.fields is None:
                 raise self.not_json()
@@ -210,9 +213,9 @@ class Persona(ABC):
                 return self.json_response(200, card, context).script()
         raise Refusal(404, f"The model '{wanted}' does not exist", kind="model")
 
-    def _check_key(self, request: SimRequest, wanted: str | None) -> None:
+    def _check_key(self, request: SimRequest, profile: Profile) -> None:
         given = self.key_of(request)
-        if wanted is not None and given != wanted:
+        if (profile.key is not None and given != profile.key) or given in profile.revoked:
             raise Refusal(401, given, kind="key")
 
 

@@ -43,6 +43,7 @@ class OpenRouterPersona(OpenAIPersona):
     name = "openrouter"
     other_paths = ()
     models = ("sim/chat-large:free", "sim/chat-small:free")
+    models_are_public = True
     id_prefix = "gen-"
     daily_windows = True
 
