@@ -9,12 +9,12 @@ settings     a Runtime (runtime.py): fleet, failover, gateway, deps; a reload re
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from litestar import Litestar
@@ -59,6 +59,7 @@ from dub5.service.jobs import statements as job_statements
 from dub5.service.jobs.jobs import Jobs
 from dub5.service.optional_parts import load_part
 from dub5.service.resilience.fleet import Fleet
+from dub5.service.resilience.spending import SpendingBook, SpendingExchange
 from dub5.service.runtime import ProcessScope, Runtime
 from dub5.service.store.base import Database
 from dub5.service.study import deck_kind
@@ -135,6 +136,7 @@ class Service:
         live_turns = LiveTurns()
         self._observe_store(live_turns)
         self._shared_log = open_shared_log(settings, loaded.redis_url, self.events, rng("limits"))
+        self._spending = SpendingBook(self.events)
         guard = partial(KeyGuard, events=self.events, proxies_known=bool(settings.server.trusted_proxies))
         self.admin = Admin(self.cache, loaded.admin_token, guard(SecurityKind.ADMIN_REFUSED))
         self._process = ProcessScope(
@@ -155,12 +157,16 @@ class Service:
             self.jobs,
             Feedback(self.store, Ids(rng("feedback")), self.events, self.board.find_request),
             self.watch,
+            self._spending,
         )
         self._gateways: WeakSet[Gateway] = WeakSet()  # old ones included, while a request uses them
         self._failovers: WeakSet[Failover] = WeakSet()
-        self._prober_tasks: set[asyncio.Task[None]] = set()
+        self._runtime_tasks: set[asyncio.Task[None]] = set()
         self._warm_up_tasks: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._shared_spending: SpendingExchange | None = None  # with a database
         self._current = self._build_runtime(loaded, None)
+        self.metrics.observe_keys(lambda: self._current.ops.keys(), lambda: self._spending.cost.items())
         self.sockets = Sockets(rng("sockets"))
         self.asgi = self._build_asgi()
 
@@ -270,7 +276,20 @@ class Service:
         self.watch.start()
         self._activate()
         self._start_jobs()
+        await self._share_spending()
         await self._warm_up()
+
+    async def _share_spending(self) -> None:
+        """Learn what other processes have spent, and begin to exchange it, where there is a database."""
+        if self.store is None:
+            return
+        shared: SpendingExchange = load_part("shared spending")(
+            self.store, self._spending, lambda: self._current.has_prices, self._process.rng("spending")
+        )
+        if self._current.has_prices:
+            await shared.read()
+        self._shared_spending = shared
+        self._background.add(asyncio.create_task(shared.run(), name="spending"))
 
     def _start_jobs(self) -> None:
         if self.jobs is not None and self.jobs.kinds:
@@ -279,13 +298,18 @@ class Service:
             self.jobs.start()
 
     def _activate(self) -> None:
-        """Start the isolation and the probes of the current runtime; stop the probes of the previous one."""
+        """Start the isolation and the tasks of the current runtime; stop the tasks of the previous one."""
         self._current.isolate()
-        for old in self._prober_tasks:
+        self._current.use_budgets()
+        for old in self._runtime_tasks:
             old.cancel()
-        prober_task = asyncio.create_task(self._current.prober.run(), name="probes")
-        self._prober_tasks.add(prober_task)
-        prober_task.add_done_callback(self._prober_tasks.discard)
+        self._start_task(self._current.prober.run(), "probes")
+        self._start_task(self._current.key_watch.run(), "keys")
+
+    def _start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._runtime_tasks.add(task)
+        task.add_done_callback(self._runtime_tasks.discard)
 
     async def _warm_up(self) -> None:
         """Warm the caches, for at most `WARM_UP_S`; what takes longer goes on in the background."""
@@ -337,7 +361,7 @@ class Service:
         """Close all that was opened."""
         if self._process_watch is not None:
             self._process_watch.close()
-        background = [*self._prober_tasks, *self._warm_up_tasks]
+        background = [*self._runtime_tasks, *self._warm_up_tasks, *self._background]
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
@@ -349,6 +373,8 @@ class Service:
         for failover in list(self._failovers):
             await failover.aclose()
         await self.watch.aclose()
+        if self._shared_spending is not None:
+            self._shared_spending.write()
         if self.store is not None:  # after all that writes to it
             await self.store.aclose()
         await self.cache.aclose()

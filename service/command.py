@@ -24,9 +24,11 @@ from dub5.service.config.personalities import model_name
 from dub5.service.config.secrets import ReadVariable
 from dub5.service.config.session_secret import keep_session_secret, secret_plan
 from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
+from dub5.service.config.shared_keys import shared_between
 from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_hook, ask_targets, targets
 from dub5.service.optional_parts import load_part
+from dub5.service.reloader import Reloader
 from dub5.service.store.url import describe
 from dub5.service.telemetry.event_tables import Level
 from dub5.service.telemetry.logs import EventLogger, LineWriter
@@ -45,7 +47,8 @@ the smallest settings file:
   targets = ["openai/gpt-4o-mini"]      # tried in this order
 
 Environment variables override any value of a table: DUB5__SERVER__PORT=9000.
-A key can also be in a file: OPENAI_API_KEY_FILE names it. kill -HUP reads the keys and the settings again.
+A key can also be in a file: OPENAI_API_KEY_FILE names it. When that file changes, or after kill -HUP, keys
+and settings are read again.
 """
 
 
@@ -63,7 +66,8 @@ No settings file: ./dub5.toml does not exist. Name another with --config FILE, o
 class DrainingServer(uvicorn.Server):
     """uvicorn with a drain: the first signal lets open answers finish, a second one ends the process at once.
 
-    SIGHUP reloads the settings. In the foreground of a terminal that was closed, it begins the drain instead.
+    SIGHUP reloads the settings; so does a key file that changes. In the foreground of a terminal that was
+    closed, SIGHUP begins the drain instead.
     """
 
     def __init__(
@@ -75,15 +79,17 @@ class DrainingServer(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._service = service
-        self._reload_settings = reload_settings
+        self._reloader = Reloader(service, reload_settings)
         self._on_start = on_start
         self._in_foreground = False
         self._drain_task: asyncio.Task[None] | None = None
+        self._file_watch: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, and print the address."""
         self._loop = asyncio.get_running_loop()
+        self._file_watch = self._loop.create_task(self._reloader.run(), name="key files")
         if hasattr(signal, "SIGHUP"):
             self._in_foreground = _in_foreground()
             self._loop.add_signal_handler(signal.SIGHUP, self._on_sighup)
@@ -113,12 +119,11 @@ class DrainingServer(uvicorn.Server):
         if self._in_foreground and _terminal_group() is None:
             self.handle_exit(signal.SIGHUP, None)
             return
-        try:
-            self._service.reload(self._reload_settings(self._service.settings))
-        except SettingsProblems as error:
-            self._service.reject_settings(error.problems)
+        self._reloader.reload()
 
     async def _drain_and_exit(self) -> None:
+        if self._file_watch is not None:
+            self._file_watch.cancel()
         await self._service.drain()
         self.should_exit = True
 
@@ -161,6 +166,14 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
             "--online", action="store_true", help="also ask each target once, with a request of a few tokens"
         )
         parser.add_argument(
+            "--also",
+            action="append",
+            default=[],
+            type=Path,
+            metavar="FILE",
+            help="settings of another environment: warn of keys that both use (may be given again)",
+        )
+        parser.add_argument(
             "--env",
             action="store_true",
             help="also list the environment variables that the settings read; no value is shown",
@@ -183,6 +196,8 @@ def run(options: argparse.Namespace) -> int:
         return 2
     if options.verb == "check":
         print(_summary(loaded), flush=True)
+        if not _check_shared_keys(config, loaded, options.also):
+            return 2
         return asyncio.run(_check_online(loaded)) if options.online else 0
 
     def reload_settings(running: Settings) -> LoadedSettings:
@@ -288,6 +303,21 @@ def _summary(loaded: LoadedSettings) -> str:
         lines.append(f"  {plan}")
     lines += [f"Warning: {warning}" for warning in loaded.warnings]
     return "\n".join(lines)
+
+
+def _check_shared_keys(file: Path, loaded: LoadedSettings, others: Sequence[Path]) -> bool:
+    """Warn of keys that other settings files use, too. Return whether those files could be read."""
+    valid = True
+    for other in others:
+        try:
+            found = shared_between(file, loaded, other, load(other, insecure=True))
+        except SettingsProblems as error:
+            print(f"{other}: {error.report()}", file=sys.stderr)
+            valid = False
+            continue
+        for warning in found:
+            print(f"Warning: {warning}", flush=True)
+    return valid
 
 
 async def _check_online(loaded: LoadedSettings) -> int:

@@ -74,6 +74,40 @@ class HealthChanged(Struct, frozen=True):
     after: str
 
 
+class KeyChecked(Struct, frozen=True):
+    """A provider was asked whether it takes a key: "valid", "refused", or "unknown" where it did not say."""
+
+    provider: str
+    key: str
+    result: str
+
+
+class KeyStateChanged(Struct, frozen=True):
+    """A key of a provider became "valid" or "refused". `key`: eight digits of its hash.
+
+    `by`: a "call" or a "check" has told.
+    There is one event for each change, however many requests meet the refusal.
+    """
+
+    provider: str
+    key: str
+    before: str
+    after: str
+    by: str
+
+
+class SpendingNoted(Struct, frozen=True):
+    """A provider's spending today is near its daily budget ("spending_near": 80 %), or has reached it.
+
+    `what` is "spending_reached" then, and the provider is not asked until midnight UTC.
+    """
+
+    provider: str
+    what: str
+    spent_usd: float
+    max_usd: float
+
+
 class LimitLowered(Struct, frozen=True):
     """A provider was overloaded: its concurrency limit went from `before` to `after`."""
 
@@ -437,6 +471,9 @@ Event = (
     | BreakerChanged
     | CallerBarred
     | HealthChanged
+    | KeyChecked
+    | KeyStateChanged
+    | SpendingNoted
     | LimitLowered
     | BudgetSpent
     | QueueLeft

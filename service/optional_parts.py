@@ -13,6 +13,7 @@ PARTS = {
     "redis client": ("dub5.service.cache.storage_redis", "RedisClient"),
     "storage redis": ("dub5.service.cache.storage_redis", "RedisStorage"),
     "store": ("dub5.service.store.opening", "ConfiguredStore"),
+    "shared spending": ("dub5.service.store.spending", "SharedSpending"),
     "socket protocol": ("dub5.service.socket_protocol", "SocketProtocol"),
     "database sqlite": ("dub5.service.store.sqlite", "SqliteDatabase"),
     "database postgresql": ("dub5.service.store.postgres", "PostgresDatabase"),

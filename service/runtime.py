@@ -10,6 +10,7 @@ counted twice.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from dub5.service.api.browser_sessions import BrowserSessions
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.features import Capabilities
 from dub5.service.api.key_guard import GuardedCallers, KeyGuard
+from dub5.service.api.key_rows import key_rows
 from dub5.service.api.ops import Ops
 from dub5.service.cache.cache import AnswerCache
 from dub5.service.config.personalities import model_name
@@ -45,6 +47,7 @@ from dub5.service.documents.readers import Readers, ReadFile
 from dub5.service.events import Events
 from dub5.service.failover.context import Dependencies, Upstream
 from dub5.service.failover.hedging import Hedges
+from dub5.service.failover.key_watch import KeyWatch, ModelList
 from dub5.service.failover.loop import Failover
 from dub5.service.failover.prober import Prober
 from dub5.service.failover.rejected_content import RejectPatterns
@@ -59,6 +62,7 @@ from dub5.service.providers.features import Feature, missing_features
 from dub5.service.providers.registry import dialect_of
 from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import TargetSnapshot
+from dub5.service.resilience.spending import SpendingBook
 from dub5.service.study.decks import Decks
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.watch import Watch
@@ -93,6 +97,7 @@ class ProcessScope:
     jobs: Jobs | None  # None without a store
     feedback: Feedback
     watch: Watch
+    spending: SpendingBook
 
 
 class Runtime:
@@ -102,25 +107,13 @@ class Runtime:
         self, loaded: LoadedSettings, process: ProcessScope, previous: "Runtime | None" = None
     ) -> None:
         self.settings = loaded.settings
+        self.has_prices: bool = any(provider.prices for provider in loaded.settings.provider)
         route_settings, personalities = _with_personalities(loaded)
         settings = msgspec.structs.replace(loaded.settings, route=route_settings)
         upstreams, sessions = _upstreams(settings), _sessions(loaded, process)
         routes = _routes(settings, upstreams, personalities)
         self.targets = {target: origin_of(upstream.base_url) for target, upstream in upstreams.items()}
-        self.fleet: Fleet = Fleet(
-            self.targets,
-            loaded.provider_keys,
-            GuardOptions(
-                settings.breaker,
-                settings.budget,
-                settings.limiter,
-                settings.health,
-                callers_told_apart=len(loaded.caller_keys) > 1,
-            ),
-            process.rng("breaker"),
-            process.events,
-            previous.fleet if previous else None,
-        )
+        self.fleet: Fleet = _fleet(settings, loaded, self.targets, process, previous)
         # What each target serves is still known after a reload: it is probed with the same operation.
         last_operations = previous.failover.dependencies.last_operations if previous else {}
         dependencies = Dependencies(
@@ -133,6 +126,8 @@ class Runtime:
             settings.retry,
             process.rng("backoff"),
             last_operations,
+            quota_headers=settings.keys.quota_headers,
+            spending=process.spending if self.has_prices else None,
         )
         self.failover: Failover = Failover(dependencies)
         documents = _documents(settings, process, previous)
@@ -158,6 +153,17 @@ class Runtime:
         self.prober = Prober(
             self.failover, timeout_options, settings.probe, process.rng("probes"), process.new_id
         )
+        self._spending = process.spending
+        self.key_watch: KeyWatch = _key_watch(settings, upstreams, self.fleet, process)
+
+    def use_budgets(self) -> None:
+        """Compare what has been spent with the budgets of these settings. Needs a running loop."""
+        budgets = {
+            provider.name: provider.spend_max_usd_per_day
+            for provider in self.settings.provider
+            if provider.spend_max_usd_per_day is not None
+        }
+        self._spending.use(budgets, self.fleet, clock.wall(), clock.now())
 
     def _ops(
         self,
@@ -178,6 +184,7 @@ class Runtime:
             personalities,
             process.watch,
             process.store.snapshot if process.store is not None else None,
+            partial(key_rows, self.fleet, process.spending, settings.provider),
         )
 
     def isolate(self) -> None:
@@ -188,6 +195,34 @@ class Runtime:
     def states(self) -> list[TargetSnapshot]:
         """Return the state of each target at this moment."""
         return self.fleet.snapshots(clock.now())
+
+
+def _fleet(
+    settings: Settings,
+    loaded: LoadedSettings,
+    origins: dict[Target, str],
+    process: ProcessScope,
+    previous: Runtime | None,
+) -> Fleet:
+    options = GuardOptions(
+        settings.breaker,
+        settings.budget,
+        settings.limiter,
+        settings.health,
+        callers_told_apart=len(loaded.caller_keys) > 1,
+    )
+    before = previous.fleet if previous else None
+    return Fleet(origins, loaded.provider_keys, options, process.rng("breaker"), process.events, before)
+
+
+def _key_watch(
+    settings: Settings, upstreams: dict[Target, Upstream], fleet: Fleet, process: ProcessScope
+) -> KeyWatch:
+    lists = {
+        target.provider: ModelList(upstream.dialect, upstream.base_url)
+        for target, upstream in upstreams.items()
+    }
+    return KeyWatch(process.wire, lists, fleet.key_states, settings.keys, process.events, process.rng("keys"))
 
 
 def _upstreams(settings: Settings) -> dict[Target, Upstream]:
@@ -264,7 +299,9 @@ def _route(
 
 def _fingerprinted(provider: ProviderSettings) -> ProviderSettings:
     """Return the provider's settings without those that cannot change its answers."""
-    return msgspec.structs.replace(provider, key_env=(), isolated=False, prices={}, context_tokens={})
+    return msgspec.structs.replace(
+        provider, key_env=(), isolated=False, prices={}, context_tokens={}, spend_max_usd_per_day=None
+    )
 
 
 def _callers(loaded: LoadedSettings) -> Callers:

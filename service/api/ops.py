@@ -32,6 +32,7 @@ class Ops:
     personalities: Mapping[str, Personality]  # by model name
     watch: Watch
     database: Callable[[], dict[str, Any]] | None = None  # its state; None without conversations
+    keys: Callable[[], list[dict[str, Any]]] = list  # of the providers: their state, never the keys
 
     def ready(self) -> bool:
         """Return whether this instance accepts new requests."""
@@ -142,6 +143,7 @@ class Ops:
             "targets": targets,
             "degraded": self.watch.degraded(),
             "problems": self.watch.problems.snapshot(),
+            "keys": self.keys(),
             **board,
             "incidents": [self._with_provider(incident) for incident in board["incidents"]],
         }

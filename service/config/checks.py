@@ -43,6 +43,7 @@ def contradictions(settings: Settings, providers: list[str]) -> list[str]:
         ]
     for route in settings.route:
         found += _route_problems(route, providers)
+    found += _spending_problems(settings)
     found += _priority_problems(settings.admission, settings.server) + _limits_problems(settings)
     found += conversation_problems(settings) + document_problems(settings) + notify_problems(settings)
     breaker, retry, limiter = settings.breaker, settings.retry, settings.limiter
@@ -83,6 +84,20 @@ def _limits_problems(settings: Settings) -> list[str]:
         found.append("limits.shared: needs a Redis; set cache.redis.url or cache.redis.url_env.")
     if limits.block_s > limits.block_max_s:
         found.append("limits.block_s: is longer than limits.block_max_s.")
+    return found
+
+
+def _spending_problems(settings: Settings) -> list[str]:
+    targets = dict.fromkeys(target for route in settings.route for target in route.targets)
+    found = []
+    for provider in settings.provider:
+        models = [model for name, _, model in (t.partition("/") for t in targets) if name == provider.name]
+        free = [repr(model) for model in models if model not in provider.prices]
+        if provider.spend_max_usd_per_day is not None and free:
+            found.append(
+                f"provider {provider.name!r}.spend_max_usd_per_day: what {', '.join(free)} costs is not"
+                " known; add prices of each model that a route uses."
+            )
     return found
 
 

@@ -35,6 +35,7 @@ from dub5.service.config.settings import (
     Settings,
     SettingsProblems,
 )
+from dub5.service.config.shared_keys import with_shared_key_warnings
 
 ENV_PREFIX = "DUB5__"  # DUB5__SERVER__PORT=9000 sets [server] port
 FILE_VARIABLE = "DUB5_CONFIG"
@@ -100,7 +101,7 @@ def load(
     )
     if problems:
         raise SettingsProblems([*problems, *renames])
-    return with_secret_warning(loaded)
+    return with_shared_key_warnings(with_secret_warning(loaded))
 
 
 def config_file(environ: Mapping[str, str] = os.environ) -> Path:
@@ -131,6 +132,13 @@ def read_key(variable: str, where: str = "--key-env", environ: Mapping[str, str]
     if problems:
         raise SettingsProblems(problems)
     return Secret(keys[0])
+
+
+def secret_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return the files that hold keys and other secrets of these settings: those that VARIABLE_FILE names."""
+    names = dict.fromkeys(variable.name for variable in _secret_variables(settings, environ))
+    files = (environ.get(f"{name}_FILE", "").strip() for name in names)
+    return [Path(file) for file in files if file]
 
 
 def _secret_variables(settings: Settings, environ: Mapping[str, str]) -> list[ReadVariable]:

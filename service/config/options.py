@@ -153,6 +153,19 @@ class ProbeOptions(Struct, frozen=True):
     idle_s: Seconds = 2.0
 
 
+class KeysOptions(Struct, frozen=True):
+    """What is done so that a provider refuses no request for its key.
+
+    `check_s`: time between two checks of a key; 0: none. `files_s`: time between two looks at the files that
+    hold keys; 0: only SIGHUP reads them again. `quota_headers`: believe what a provider says is left of its
+    limits.
+    """
+
+    check_s: SecondsOrZero = 900.0
+    files_s: SecondsOrZero = 5.0
+    quota_headers: bool = True
+
+
 class CacheOptions(Struct, frozen=True):
     """The answer cache of a route. Only answers to requests with temperature 0 are cached.
 

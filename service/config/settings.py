@@ -16,6 +16,7 @@ from dub5.service.config.options import (
     HealthOptions,
     HedgeOptions,
     InjectionAction,
+    KeysOptions,
     LimiterOptions,
     LimitsOptions,
     ProbeOptions,
@@ -113,6 +114,7 @@ class ProviderSettings(Struct, frozen=True):
     prices: Mapping[str, Price] = {}  # by model, in US dollars per million tokens
     context_tokens: Mapping[str, Count] = {}  # by model: longer conversations go to another target
     output_tokens: Mapping[str, Count] = {}  # by model: sent instead of `max_tokens`
+    spend_max_usd_per_day: Annotated[float, Meta(gt=0)] | None = None  # by `prices`, until midnight UTC
 
 
 class RouteSettings(Struct, frozen=True):
@@ -260,6 +262,7 @@ class Settings(Struct, frozen=True):
     limiter: LimiterOptions = LimiterOptions()
     health: HealthOptions = HealthOptions()
     probe: ProbeOptions = ProbeOptions()
+    keys: KeysOptions = KeysOptions()
     admission: AdmissionOptions = AdmissionOptions()
     limits: LimitsOptions = LimitsOptions()
     hedge: HedgeOptions = HedgeOptions()

@@ -171,6 +171,8 @@ class Attempt:
         dialect = self._upstream.dialect
         if response.status != 200:
             raise dialect.fault(response.status, response.headers, await body.beginning())
+        if self.dependencies.quota_headers:
+            self._permit.note_quota(dialect.quota_headers, response.headers, clock.now())
         request = self.context.request
         if isinstance(request, EmbedRequest) or not request.stream:
             return BufferedAnswer(
@@ -290,6 +292,11 @@ class Attempt:
             cost_usd=price.of(usage) if price and usage else None,
         )
         context.progress.trail.append(record)
+        if usage is not None:
+            if classification is None:
+                self._permit.note_usage(usage)
+            if record.cost_usd and self.dependencies.spending is not None:
+                self.dependencies.spending.note(self._permit.key_state, record.cost_usd, clock.wall(), now_s)
         blame = classification.blame if classification else Blame.NOBODY
         self.dependencies.events.emit(
             AttemptEnded(

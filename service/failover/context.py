@@ -22,6 +22,7 @@ from dub5.service.providers.features import Feature, fits, required_features
 from dub5.service.resilience.classify import Classification
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.spending import SpendingBook
 from dub5.service.timeouts import Timeouts
 from dub5.service.wire.base import Wire
 
@@ -97,3 +98,5 @@ class Dependencies:
     rng: Random  # of the pauses before a retry
     last_operations: dict[Target, str] = field(default_factory=dict)  # what each was last asked for
     plain_targets: set[Target] = field(default_factory=set)  # these refuse a field of our own
+    quota_headers: bool = True  # a key rests before its provider refuses it
+    spending: SpendingBook | None = None  # None: no model has a price

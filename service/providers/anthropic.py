@@ -31,6 +31,7 @@ from dub5.service.providers.fields import apply_overrides, overrides_in_steps
 from dub5.service.providers.finish import finish_meaning
 from dub5.service.providers.loose import decode_loosely
 from dub5.service.providers.openai import DONE, json_headers, sse_event
+from dub5.service.providers.quota_left import ANTHROPIC_QUOTA
 from dub5.service.providers.slices import Steps, finish
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
@@ -103,7 +104,9 @@ class AnthropicDialect:
     """The dialect of `/v1/messages`."""
 
     path = "/v1/messages"
+    models_path = "/v1/models"
     embeds = False
+    quota_headers = ANTHROPIC_QUOTA
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class AnthropicDialect:
         return EncodedRequest(
             self.path,
             msgspec.json.encode(body),
-            self._headers(key),
+            self.headers(key),
             trail_names(dropped + left_out),
             None if asked_tokens(request) else longest,
         )
@@ -176,7 +179,8 @@ class AnthropicDialect:
     def fault(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
         return status_fault(status, headers, body)
 
-    def _headers(self, key: str | None) -> dict[str, str]:
+    def headers(self, key: str | None) -> dict[str, str]:
+        """Return the headers of a call."""
         headers = {**self.overrides.headers, **json_headers(None), "anthropic-version": self.api_version}
         if key is not None and self.api_version == OLD_VERSION:
             headers["x-api-key"] = key

@@ -14,6 +14,7 @@ from msgspec import Struct
 from dub5.service import VERSION, clock
 from dub5.service.model import AnyRequest, ChatRequest, Chunk, EmbedRequest, Reply, Usage
 from dub5.service.providers.error_body import ErrorBody, read_error
+from dub5.service.providers.quota_left import QuotaHeaders
 from dub5.service.providers.rate_limit_size import CODE as TOO_LARGE
 from dub5.service.providers.rate_limit_size import exceeds_full_bucket
 from dub5.service.providers.retry_after import LONGEST_S, retry_after_s
@@ -127,6 +128,12 @@ class Dialect(Protocol):
     """One provider's request and response format (an adapter)."""
 
     embeds: bool  # whether the provider has embeddings
+    models_path: str  # of the list of models, which costs nothing
+    quota_headers: tuple[QuotaHeaders, ...]  # the limits of which each answer says what is left
+
+    def headers(self, key: str | None) -> Mapping[str, str]:
+        """Return the headers of a call, authenticated with `key`."""
+        ...
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         """Encode the request for `model`, authenticated with `key`. Raises Unsupported."""

@@ -25,6 +25,7 @@ from dub5.service.providers.embeddings import reply_with_vectors
 from dub5.service.providers.fields import apply_overrides, overrides_in_steps
 from dub5.service.providers.finish import STOP, ChoiceEnds, choice_number, finish_meaning
 from dub5.service.providers.loose import undecodable
+from dub5.service.providers.quota_left import OPENAI_QUOTA
 from dub5.service.providers.slices import Steps, finish
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder
 from dub5.service.providers.usage import (
@@ -124,7 +125,9 @@ class OpenAIDialect:
 
     path = "/chat/completions"
     embeddings_path = "/embeddings"
+    models_path = "/models"
     embeds = True
+    quota_headers = OPENAI_QUOTA
 
     def __init__(self, event_bytes_max: int, overrides: DialectOverrides = NO_OVERRIDES) -> None:
         self.event_bytes_max = event_bytes_max

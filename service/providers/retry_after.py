@@ -34,10 +34,10 @@ def retry_after_s(headers: Mapping[str, str], message: str, now_s: float) -> flo
 
     Header names are lower case; `now_s` is epoch seconds, used where the response has no Date of its own.
     """
-    at_s = _epoch_s(headers.get("date", "")) or now_s
+    at_s = date_s(headers.get("date", "")) or now_s
     wait_s = _milliseconds(headers.get("retry-after-ms", ""))
     if wait_s is None:
-        wait_s = _moment(headers.get("retry-after", ""), at_s)
+        wait_s = moment_s(headers.get("retry-after", ""), at_s)
     if wait_s is None:
         wait_s = max(_exhausted_resets(headers, at_s), default=None)
     if wait_s is None and (found := _TRY_AGAIN.search(message)):
@@ -53,12 +53,12 @@ def _exhausted_resets(headers: Mapping[str, str], at_s: float) -> Iterator[float
             continue
         remaining = f"{reset['b']}-remaining" if reset["b"] else f"x-ratelimit-remaining{reset['a'] or ''}"
         left = headers.get(remaining, "0")
-        wait_s = _moment(value, at_s)
+        wait_s = moment_s(value, at_s)
         if left.strip() == "0" and wait_s is not None:
             yield wait_s
 
 
-def _moment(value: str, at_s: float) -> float | None:
+def moment_s(value: str, at_s: float) -> float | None:
     """Return seconds from a number, a duration, a date of either kind, or an epoch."""
     number = _number(value)
     if number is not None:
@@ -67,7 +67,7 @@ def _moment(value: str, at_s: float) -> float | None:
         return number - at_s if number > at_s / 2 else number
     if (duration := _duration_s(value)) is not None:
         return duration
-    epoch_s = _epoch_s(value)
+    epoch_s = date_s(value)
     return None if epoch_s is None else epoch_s - at_s
 
 
@@ -90,7 +90,7 @@ def _duration_s(value: str) -> float | None:
     return sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(value))
 
 
-def _epoch_s(value: str) -> float | None:
+def date_s(value: str) -> float | None:
     """Return the epoch seconds of an HTTP date or an RFC 3339 time; None if the value is neither."""
     if not value:
         return None

@@ -245,7 +245,7 @@ def _classify_fault(fault: ProviderFault) -> Classification:
         maybe_billed=fault.status is None,  # the answer had begun
         unproven=(rule.topic is not None or status in UNPROVEN or (fault.quoted and fault.status is None))
         and rule.blame is not Blame.NOBODY
-        and not _is_proof(fault),
+        and not names_account(fault),
         overload=_has_no_room(fault, status)
         and cooldown_reason is not CooldownReason.QUOTA
         and rule.blame is not Blame.NOBODY,
@@ -271,7 +271,7 @@ def _topic_of(fault: ProviderFault) -> Topic | None:
     return topic
 
 
-def _is_proof(fault: ProviderFault) -> bool:
+def names_account(fault: ProviderFault) -> bool:
     """Return whether the error's own code names the account: no text of a request gets in there."""
     return CODES.get(fault.code) is Topic.ACCOUNT and not fault.quoted
 

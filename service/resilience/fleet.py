@@ -4,7 +4,7 @@ try_acquire(target) -> Permit(key) -> commit, end(classification)   one per atte
                     -> NotPermitted(reason)                         the target may not be called (target.py)
 
     scope      resilience state
-    key        cool-down (Retry-After, quota, refused)
+    key        cool-down (Retry-After, quota, refused); what is known of it (provider_keys.py)
     host       circuit breaker for resolve, connect and edge failures
     target     circuit breaker, slow start, refusals, error rate of the last 30 s, time to first token
     caller     at a target: circuit breaker and error rate of its own (caller_failures.py)
@@ -30,6 +30,7 @@ from dub5.service.resilience.circuit_breaker import SUCCESSES_REQUIRED, Breaker,
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.health import ErrorRateWindow, Health, RoutingScore, TargetSnapshot
 from dub5.service.resilience.permit import Permit
+from dub5.service.resilience.provider_keys import KeyState, ProviderKey
 from dub5.service.resilience.retry import BudgetCharge
 from dub5.service.resilience.retry_budget import RetryBudget
 from dub5.service.resilience.target import NO_ROOM, NotPermitted, ProviderState, TargetState
@@ -82,15 +83,31 @@ class Fleet:
         self._hosts: dict[str, Breaker] = {}
         self._providers: dict[str, ProviderState] = {}
         self._states: dict[Target, TargetState] = {}
+        self._keys: dict[str, dict[str | None, KeyState]] = {}  # by provider and key
         self._first_attempts: int = before._first_attempts if before else 0  # of all targets together
         if before is not None:
             self._take_over(before, origins)
+        for known in self.key_states:
+            known.at_targets.clear()
         for target, origin in origins.items():
             self._states[target] = state = self._states.pop(target, None) or self._new(target, origin)
-            state.set_keys(keys.get(target.provider, ()))
+            state.set_keys(self._key_states(target.provider, keys.get(target.provider, ())))
             state.caller_failures = CallerFailures(
                 partial(self._new_record, target.name), told_apart=options.callers_told_apart
             )
+
+    def _key_states(self, provider: str, secrets: tuple[Secret, ...]) -> list[KeyState]:
+        """Return what is known of each key, of which each target of the provider gets the same object."""
+        known = self._keys.setdefault(provider, {})
+        wanted: tuple[Secret | None, ...] = secrets or (None,)
+        for secret in wanted:
+            key = secret.reveal() if secret else None
+            known[key] = known.get(key) or KeyState(provider, secret, self._events)
+        kept = {key: known[key] for key in (s.reveal() if s else None for s in wanted)}
+        for key, state in known.items():
+            state.retired = key not in kept
+        self._keys[provider] = kept
+        return list(kept.values())
 
     def _new(self, target: Target, origin: str) -> TargetState:
         options = self._options
@@ -139,6 +156,7 @@ class Fleet:
             for name, provider in before._providers.items()
             if addresses.get(name) == provider.origin
         }
+        self._keys = {name: dict(keys) for name, keys in before._keys.items() if name in self._providers}
         self._states = {
             target: state
             for target, state in before._states.items()
@@ -192,7 +210,12 @@ class Fleet:
             if key in tried:
                 return NotPermitted(CooldownReason.REFUSED)
         if key.cooldown_until_s > now_s:
-            return NotPermitted(key.cooldown_reason)
+            usable = min(state.keys, key=ProviderKey.usable_from_s) if not doubted else key
+            if usable.usable_from_s() > now_s:
+                return NotPermitted(key.cooldown_reason)
+            if not last_resort:
+                return NotPermitted(key.cooldown_reason, usable_as_last_resort=True)
+            key = usable
         if not_permitted := state.not_permitted(now_s, last_resort=last_resort):
             return not_permitted
         failures = state.caller_failures
@@ -222,7 +245,9 @@ class Fleet:
     def may_ask(self, target: Target, now_s: float, caller: Caller = ANONYMOUS) -> bool:
         """Return whether `try_acquire` would return a permit, if need be as the last resort."""
         state = self._states[target]
-        if state.cooldown_until_s > now_s or state.not_permitted(now_s, last_resort=True) is not None:
+        if state.cooldown_until_s > now_s and state.usable_from_s() > now_s:
+            return False
+        if state.not_permitted(now_s, last_resort=True) is not None:
             return False
         return not (state.caller_failures.any and state.not_permitted_to(caller, now_s))
 
@@ -235,7 +260,7 @@ class Fleet:
         no_room = False
         for target in targets:
             state = self._states[target]
-            if state.cooldown_until_s <= now_s:
+            if state.cooldown_until_s <= now_s or state.usable_from_s() <= now_s:
                 not_permitted = state.not_permitted(now_s, last_resort=True)
                 if not_permitted is None:
                     return False
@@ -246,6 +271,11 @@ class Fleet:
         """Call `on_room` whenever the provider of a target can take one more request. It must not raise."""
         for target in targets:
             self._states[target].provider.limiter.on_room = on_room
+
+    @property
+    def key_states(self) -> Iterable[KeyState]:
+        """The keys of all providers; one without a secret stands for a provider that needs no key."""
+        return [state for states in self._keys.values() for state in states.values()]
 
     def limit(self, provider: str) -> int:
         """Return the concurrency limit of a provider: how many requests it may have in flight."""

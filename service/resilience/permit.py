@@ -5,16 +5,19 @@ end        once, whatever happened: releases what the permit holds, and reports 
            breakers, the concurrency limit, the error rate, the key's cool-down and the detectors
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from dub5.service.events import LimitLowered
-from dub5.service.model import Caller
+from dub5.service.model import Caller, Usage
+from dub5.service.providers.quota_left import QuotaHeaders
 from dub5.service.resilience.caller_failures import OwnPermit
 from dub5.service.resilience.circuit_breaker import WAITED_S, BreakerPermit, CallOutcome
 from dub5.service.resilience.classify import Blame, Classification, Then
 from dub5.service.resilience.concurrency_limit import LoadSignal
 from dub5.service.resilience.health import Health
-from dub5.service.resilience.target import ProviderKey, TargetState
+from dub5.service.resilience.provider_keys import KeyState, KeyVerdict, ProviderKey, RestCause
+from dub5.service.resilience.target import TargetState
 
 DEADLINE = "deadline_timeout"
 HEDGE_LOST = "hedge_lost"
@@ -103,6 +106,8 @@ class Permit:
         self._committed = True
         self._stop_waiting()
         self._state.refusals.since_s = None
+        if self._key.state.verdict is not KeyVerdict.VALID:
+            self._key.state.note_accepted(self._entered_s)
         self._state.note_answer(self._entered_s, now_s)
         self._note_queue_delay(now_s)
         was_closed = self._state.is_closed
@@ -183,6 +188,8 @@ class Permit:
             state.refusals.since_s = None
             if not self._committed:  # the end of a stream that began long ago says nothing of new calls
                 state.note_answer(self._entered_s, now_s)
+                if self._key.state.verdict is not KeyVerdict.VALID:
+                    self._key.state.note_accepted(self._entered_s)
             state.error_rate.add(False, now_s)
             if self._own is not None:
                 self._own.end(CallOutcome.SUCCESS, now_s, 0.0)
@@ -204,9 +211,11 @@ class Permit:
         if classification.unproven:
             classification = self._believed(classification, now_s)
         not_before_s = now_s + classification.cooldown_s
-        if classification.cooldown_s > 0 and not_before_s >= key.cooldown_until_s:
+        if classification.cooldown_s > 0 and not_before_s >= key.rests_for(RestCause.CALL):
             # Two refusals may overlap: the later end of the cool-down counts, with its reason.
-            key.cooldown_until_s, key.cooldown_reason = not_before_s, classification.cooldown_reason
+            key.rest(RestCause.CALL, not_before_s, classification.cooldown_reason)
+        if classification.refuses_key:
+            key.state.note_refused(now_s)
         if self._is_only_long(classification):
             classification = replace(classification, blame=Blame.NOBODY, overload=False)
         if classification.reason == DEADLINE:
@@ -305,15 +314,31 @@ class Permit:
         return replace(classification, then=Then.ASK_ANOTHER, blame=Blame.NOBODY, cooldown_s=0.0)
 
     @property
+    def key_state(self) -> KeyState:
+        """What is known of the key."""
+        return self._key.state
+
+    def note_quota(self, names: tuple[QuotaHeaders, ...], headers: Mapping[str, str], now_s: float) -> None:
+        """Report the headers of a good response, which may say what is left of the key's limits."""
+        self._key.note_quota(names, headers, self._state.usual_needs, self._entered_s, now_s)
+
+    def note_usage(self, usage: Usage) -> None:
+        """Report the tokens that a whole answer took. They matter only where the provider names limits."""
+        if self._key.quota_source is not None:
+            self._state.note_usage(usage)
+
+    @property
     def doubted_key(self) -> ProviderKey | None:
         """The key, if it was refused, but that is not believed."""
         return self._key if self._doubted else None
 
     def believe(self, now_s: float) -> None:
         """Report that another key of this target took the request: the doubted refusal was the key's."""
-        if self._doubted is not None and self._key.cooldown_until_s <= now_s:
-            self._key.cooldown_until_s = now_s + self._doubted.cooldown_s
-            self._key.cooldown_reason = self._doubted.cooldown_reason
+        doubted = self._doubted
+        if doubted is not None and self._key.cooldown_until_s <= now_s:
+            self._key.rest(RestCause.CALL, now_s + doubted.cooldown_s, doubted.cooldown_reason)
+            if doubted.refuses_key:
+                self._key.state.note_refused(now_s)
 
     def contradict(self, caller: Caller | None, now_s: float) -> None:
         """Report that another target took the request that this one refused.

@@ -3,19 +3,19 @@
 fleet.py finds the state and reads it; permit.py reports how an attempt ended.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dub5.service.config.options import BudgetOptions, LimiterOptions
-from dub5.service.config.settings import Secret
 from dub5.service.events import Events, HealthChanged
-from dub5.service.model import Caller, Target
+from dub5.service.model import Caller, Target, Usage
 from dub5.service.resilience.caller_failures import CallerFailures
 from dub5.service.resilience.circuit_breaker import Breaker, BreakerState
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.concurrency_limit import Limiter
 from dub5.service.resilience.ewma import PeakEwma
 from dub5.service.resilience.health import ErrorRateWindow, Health
+from dub5.service.resilience.provider_keys import KeyState, ProviderKey, RestCause
 from dub5.service.resilience.queue_delay import QueueDelayDetector
 from dub5.service.resilience.refusals import Refusals
 from dub5.service.resilience.retry_budget import RetryBudget
@@ -31,6 +31,7 @@ class NotPermitted:
 
 NO_ROOM = NotPermitted("provider_full")
 BREAKER_OPEN, CALLER_BREAKER_OPEN = NotPermitted("breaker_open"), NotPermitted("caller_breaker_open")
+NEEDS_WEIGHT = 0.2  # of the newest answer
 MUTE_MIN = 10  # attempts, each of which had at least an even chance to be answered by now
 PROVIDER_FULL = NO_ROOM.reason
 
@@ -43,21 +44,6 @@ class ProviderState:
         self.origin = origin
         self.limiter = Limiter(limiter)
         self.budget = RetryBudget(budget)
-
-
-class ProviderKey:
-    """One of a provider's keys, with its cool-down at one target."""
-
-    __slots__ = ("cooldown_reason", "cooldown_until_s", "secret")
-
-    def __init__(self, secret: Secret | None) -> None:
-        self.secret = secret
-        self.cooldown_until_s = 0.0
-        self.cooldown_reason = CooldownReason.LIMITED
-
-    def reveal(self) -> str | None:
-        """Return the key as it is sent, or None where no key is needed."""
-        return self.secret.reveal() if self.secret else None
 
 
 class TargetState:
@@ -84,6 +70,8 @@ class TargetState:
         self.first_token = PeakEwma()
         self.stream_delay, self.whole_delay = QueueDelayDetector(), QueueDelayDetector()
         self.reported_health = Health.HEALTHY
+        # What a request needs of each limit; of tokens, as the last answers took them.
+        self.usual_needs = {"requests": 1.0, "tokens": 1.0, "input_tokens": 1.0, "output_tokens": 1.0}
         self.in_flight = 0
         self.waiting = 0  # attempts for whose answer it is not too late yet
         # When each attempt began that has waited for longer than usual, and its caller.
@@ -118,15 +106,21 @@ class TargetState:
         for _ in range(self.breaker.count_withheld(now_s)):
             self.error_rate.add(True, now_s)
 
-    def set_keys(self, secrets: Collection[Secret]) -> None:
+    def usable_from_s(self) -> float:
+        """Return the time from which one of its keys may be used as the last resort."""
+        return min(key.usable_from_s() for key in self.keys)
+
+    def set_keys(self, states: Sequence[KeyState]) -> None:
         """Use these keys from now on. Keys that stay keep their cool-down, except one that is no limit's."""
         for key in self.keys:
             if key.cooldown_reason is CooldownReason.WAITING:
-                key.cooldown_until_s = 0.0
+                key.lift(RestCause.CALL)
         known = {key.reveal(): key for key in self.keys}
-        self.keys = tuple(known.get(secret.reveal()) or ProviderKey(secret) for secret in secrets) or (
-            known.get(None) or ProviderKey(None),
-        )
+        keys = [known.get(state.secret.reveal() if state.secret else None) for state in states]
+        self.keys = tuple(key or ProviderKey(state) for key, state in zip(keys, states, strict=True))
+        for key, state in zip(self.keys, states, strict=True):
+            key.state = state
+            state.at_targets.append(key)
 
     def not_permitted(self, now_s: float, *, last_resort: bool) -> NotPermitted | None:
         """Return why the target may not be called now, or None if it may. Its keys are not considered."""
@@ -157,6 +151,13 @@ class TargetState:
         if not (last_resort or (breaker.passes_slow_start(now_s) and host_breaker.passes_slow_start(now_s))):
             return NotPermitted("slow_start", usable_as_last_resort=True)
         return None
+
+    def note_usage(self, usage: Usage) -> None:
+        """Record the tokens that an answer took."""
+        needs, prompt, completion = self.usual_needs, usage.prompt_tokens, usage.completion_tokens
+        needs["input_tokens"] += NEEDS_WEIGHT * (prompt - needs["input_tokens"])
+        needs["output_tokens"] += NEEDS_WEIGHT * (completion - needs["output_tokens"])
+        needs["tokens"] = needs["input_tokens"] + needs["output_tokens"]
 
     def note_answer(self, began_s: float, now_s: float) -> None:
         """Record that an attempt that began then is answered, or begins to be."""

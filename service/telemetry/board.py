@@ -15,6 +15,7 @@ from dub5.service.events import (
     DrainBegan,
     Event,
     HealthChanged,
+    KeyStateChanged,
     LimitLowered,
     RequestEnded,
     RouteDegraded,
@@ -22,6 +23,7 @@ from dub5.service.events import (
     SecurityKind,
     SecurityNoted,
     SettingsReloaded,
+    SpendingNoted,
     WritesForgotten,
 )
 from dub5.service.model import Outcome
@@ -56,6 +58,10 @@ COUNTERS = (  # of `happened`: each begins at zero
     "health_degraded",
     "health_restored",
     "limit_lowered",
+    "key_refused",
+    "key_restored",
+    "spending_near",
+    "spending_reached",
     "budget_spent",
     "queued",
     "shed_full",
@@ -325,6 +331,17 @@ class StatusBoard:
     def _recovered(self, event: RouteRecovered) -> None:
         self._count_incident("route_recovered", event.route, event.words)
 
+    def _key(self, event: KeyStateChanged) -> None:
+        """Count a key that became refused, or good again; one that is good from the start is no news."""
+        if event.after == "refused":
+            self._count_incident("key_refused", event.provider, f"key {event.key}, by a {event.by}")
+        elif event.before == "refused":
+            self._count_incident("key_restored", event.provider, f"key {event.key}, by a {event.by}")
+
+    def _spending(self, event: SpendingNoted) -> None:
+        why = f"{event.spent_usd:.2f} of {event.max_usd:.2f} dollars"
+        self._count_incident(event.what, event.provider, why)
+
     def _limit(self, event: LimitLowered) -> None:
         self.happened["limit_lowered"] += 1
         if self._is_due("limit_lowered", event.provider):
@@ -385,12 +402,14 @@ class StatusBoard:
         Crashed: _crash,
         DrainBegan: _drain,
         HealthChanged: _health,
+        KeyStateChanged: _key,
         LimitLowered: _limit,
         RequestEnded: _request,
         RouteDegraded: _degraded,
         RouteRecovered: _recovered,
         SecurityNoted: _security,
         SettingsReloaded: _settings,
+        SpendingNoted: _spending,
         WritesForgotten: _forgotten,
     }
 

@@ -31,6 +31,8 @@ from dub5.service.events import (
     HistoryPruned,
     JobEnded,
     JobStepEnded,
+    KeyChecked,
+    KeyStateChanged,
     LimitCountedLocally,
     LimitLowered,
     MigrationEnded,
@@ -44,6 +46,7 @@ from dub5.service.events import (
     Shared,
     SocketClosed,
     SocketOpened,
+    SpendingNoted,
     StatementEnded,
     TurnEnded,
     TurnResumed,
@@ -137,6 +140,12 @@ COUNTS: Mapping[type, CountRule] = {
     ),
     HistoryPruned: CountRule(names.HISTORY_PRUNED, lambda event, known: (known.route(event.route),)),
     JobEnded: CountRule(names.JOBS_ENDED, lambda event, known: (event.kind, event.state)),
+    KeyChecked: CountRule(
+        names.KEY_CHECKS, lambda event, known: (known.provider(event.provider), event.result)
+    ),
+    KeyStateChanged: CountRule(
+        names.KEY_CHANGES, lambda event, known: (known.provider(event.provider), event.after)
+    ),
     LimitCountedLocally: CountRule(names.RATE_LIMIT_LOCAL, lambda event, known: ()),
     LimitLowered: CountRule(names.LIMIT_LOWERED, lambda event, known: (known.provider(event.provider),)),
     NotificationEnded: CountRule(
@@ -149,6 +158,9 @@ COUNTS: Mapping[type, CountRule] = {
     SettingsReloaded: CountRule(names.RELOADS, lambda event, known: ("applied" if event.ok else "refused",)),
     Shared: CountRule(names.SHARED, lambda event, known: (known.route(event.route), event.what)),
     SocketClosed: CountRule(names.SOCKETS_CLOSED, lambda event, known: (_close_code(event.code),)),
+    SpendingNoted: CountRule(
+        names.SPENDING_NOTED, lambda event, known: (known.provider(event.provider), event.what)
+    ),
     TurnEnded: CountRule(
         names.TURNS,
         lambda event, known: (known.route(event.route), event.outcome, "true" if event.kept else "false"),
@@ -170,6 +182,7 @@ HAPPENED: Mapping[type, Callable[[Any], Labels]] = {
     HistoryPruned: lambda event: ("history_pruned",),
     JobEnded: lambda event: (f"job_{event.state}",),
     JobStepEnded: lambda event: (f"job_step_{event.result}",),
+    KeyChecked: lambda event: (),
     LimitCountedLocally: lambda event: ("rate_limit_local",),
     MigrationEnded: lambda event: ("migrated" if event.ok else "migration_failed",),
     NotificationEnded: lambda event: (f"notification_{event.result}",),
@@ -225,6 +238,30 @@ LINES: Mapping[type, Callable[[Any], Line | None]] = {
         Level.WARNING if event.before == "healthy" else Level.INFO,
         "health",
         {"target": event.target, "before": event.before, "after": event.after},
+    ),
+    KeyChecked: lambda event: Line(
+        Level.DEBUG, "key_checked", {"provider": event.provider, "key": event.key, "result": event.result}
+    ),
+    KeyStateChanged: lambda event: Line(
+        Level.WARNING if event.after == "refused" else Level.INFO,
+        "key",
+        {
+            "provider": event.provider,
+            "key": event.key,
+            "before": event.before,
+            "after": event.after,
+            "by": event.by,
+        },
+    ),
+    SpendingNoted: lambda event: Line(
+        Level.WARNING,
+        "spending",
+        {
+            "provider": event.provider,
+            "what": event.what,
+            "spent_usd": round(event.spent_usd, 6),
+            "max_usd": event.max_usd,
+        },
     ),
     Hedged: lambda event: None,  # part of its request's line
     MigrationEnded: lambda event: Line(

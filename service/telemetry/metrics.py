@@ -200,6 +200,8 @@ class Metrics:
         for provider in self._known.providers:
             self._counters[names.RETRIES_DENIED][provider,] += 0
             self._counters[names.LIMIT_LOWERED][provider,] += 0
+            for verdict in ("valid", "refused"):
+                self._counters[names.KEY_CHANGES][provider, verdict] += 0
         for target in self._known.targets:
             for value in ("up", "down") if self._has_store else ():
                 self._counters[names.FEEDBACK]["answer", value, target] += 0
@@ -385,6 +387,32 @@ class Metrics:
     def _requests_of(self, route: str, *outcomes: Outcome) -> float:
         labels = ((route, outcome, stream) for outcome in outcomes for stream in BOOLEAN_LABELS.values())
         return sum(self._requests.get(each, 0) for each in labels)
+
+    def observe_keys(
+        self, rows: Callable[[], list[dict[str, Any]]], cost: Callable[[], Iterable[tuple[Labels, float]]]
+    ) -> None:
+        """Read the rows of /status about the providers' keys, and what each has cost, at each scrape."""
+        self._observe(
+            names.KEY_STATE,
+            lambda: [((row["provider"], row["key"]), names.KEY_LEVEL[row["state"]]) for row in rows()],
+        )
+        self._observe(
+            names.KEY_QUOTA_LEFT,
+            lambda: [
+                ((row["provider"], row["key"], what), quota["left"])
+                for row in rows()
+                for what, quota in row["quota"].items()
+            ],
+        )
+        self._observe(names.KEY_COST, cost)
+        self._observe(
+            names.SPENDING_SHARE,
+            lambda: {
+                (row["provider"],): row["provider_spent_usd_today"] / row["spend_max_usd_per_day"]
+                for row in rows()
+                if row["spend_max_usd_per_day"]
+            }.items(),
+        )
 
     def observe_sockets(self, count: Callable[[], int]) -> None:
         """Read the number of WebSockets at each scrape; without conversations there is no such gauge."""

@@ -317,6 +317,57 @@ COST = Metric(
     ("target", "certainty"),
 )
 
+# The providers' keys. `key`: eight digits of a key's hash.
+KEY_STATE = Metric(
+    "gateway_key_state",
+    MetricKind.GAUGE,
+    "",
+    "State of a provider's key: 0 unknown, 1 valid, 2 refused.",
+    ("provider", "key"),
+)
+KEY_CHANGES = Metric(
+    "gateway_key_changes",
+    MetricKind.COUNTER,
+    "{change}",
+    "Keys that became valid or refused.",
+    ("provider", "after"),
+)
+KEY_CHECKS = Metric(
+    "gateway_key_checks",
+    MetricKind.COUNTER,
+    "{check}",
+    "Checks of keys, by result; unknown: the provider did not say.",
+    ("provider", "result"),
+)
+KEY_QUOTA_LEFT = Metric(
+    "gateway_key_quota_left",
+    MetricKind.GAUGE,
+    "",
+    "What is left of a limit of a key, as the provider's last answers said; the least of all models.",
+    ("provider", "key", "what"),
+)
+KEY_COST = Metric(
+    "gateway_key_cost_usd",
+    MetricKind.COUNTER,
+    "{USD}",
+    "Cost of the attempts of this process with a key, in US dollars, where the settings name a price.",
+    ("provider", "key"),
+)
+SPENDING_SHARE = Metric(
+    "gateway_spending_share",
+    MetricKind.GAUGE,
+    "1",
+    "Share of a provider's daily budget that was spent today (UTC), by all processes.",
+    ("provider",),
+)
+SPENDING_NOTED = Metric(
+    "gateway_spending_events",
+    MetricKind.COUNTER,
+    "{event}",
+    "Daily budgets that were nearly (80 %) or wholly spent.",
+    ("provider", "what"),
+)
+
 # The database of conversations.
 STORE_DURATION = Metric(
     "gateway_store_duration",
@@ -479,6 +530,7 @@ STORE_ROOM = Metric(
 ALL = tuple(value for value in tuple(globals().values()) if isinstance(value, Metric))
 
 BREAKER_LEVEL = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
+KEY_LEVEL = {"unknown": 0, "valid": 1, "refused": 2}
 HEALTH_LEVEL = {"healthy": 0, "degraded": 1, "unhealthy": 2}
 FEEDBACK_VALUES = {1: "up", -1: "down", None: "none"}
 # Why an attempt was made, and why one was hedged.

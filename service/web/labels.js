@@ -235,6 +235,10 @@ const INCIDENTS = new Map([
   ["injection_flagged", "suspicious question"],
   ["admin_refused", "wrong admin token"],
   ["writes_forgotten", "conversations not saved"],
+  ["key_refused", "a key is refused by"],
+  ["key_restored", "a key is accepted again by"],
+  ["spending_near", "daily budget nearly spent at"],
+  ["spending_reached", "daily budget spent at"],
 ]);
 
 /**
@@ -258,6 +262,10 @@ const COUNTERS = new Map([
   ["health_degraded", ["target degraded", "targets degraded"]],
   ["health_restored", ["target recovered", "targets recovered"]],
   ["limit_lowered", ["concurrency limit lowered", "concurrency limits lowered"]],
+  ["key_refused", ["refused provider key", "refused provider keys"]],
+  ["key_restored", ["provider key accepted again", "provider keys accepted again"]],
+  ["spending_near", ["daily budget nearly spent", "daily budgets nearly spent"]],
+  ["spending_reached", ["daily budget spent", "daily budgets spent"]],
   ["retried", ["retry", "retries"]],
   ["budget_spent", ["retry denied", "retries denied"]],
   ["hedged", ["hedged request", "hedged requests"]],

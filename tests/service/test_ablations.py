@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from dub5.service.config.options import (
     BreakerOptions,
     BudgetOptions,
     HealthOptions,
+    KeysOptions,
     LimiterOptions,
     ProbeOptions,
     RetryOptions,
@@ -28,6 +30,10 @@ from dub5.service.resilience.circuit_breaker import Breaker
 from dub5.service.resilience.concurrency_limit import Limiter
 from dub5.service.resilience.fleet import Fleet
 from dub5.service.resilience.health import ErrorRateWindow
+from dub5.simulators.latency import PRESETS
+from dub5.simulators.limits.rate import Limits
+from dub5.simulators.personas.base import Profile
+from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Hang, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import Connect
 from tests.support.source import ROOT
@@ -145,6 +151,18 @@ async def retry_after(options: Options) -> bool:
     ) as world:
         clients = await SteadyClients(world).ask(300, 2.0)
     return clients.answered() >= 0.995
+
+
+async def quota_left(options: Options) -> bool:
+    """A provider takes 60 requests a minute, three times fewer than are asked: none is refused there, as its
+    headers say when nothing is left; and it answers as many as it can all the same."""
+    limits = Limits(requests_per_minute=60)
+    profile = Profile("one", PRESETS["quick"])
+    one = SimulatedProvider("openai", profile, rng=Random(1), now=clock.now, limits=limits)
+    async with ServiceWorld(one=one, two=healthy(), options=options) as world:
+        clients = await SteadyClients(world).ask(300, 0.33)
+    statuses = [line.status for line in one.ledger.lines()]
+    return clients.answered() == 1.0 and statuses.count(200) >= 120 and statuses.count(429) <= 2
 
 
 async def budget(options: Options) -> bool:
@@ -293,6 +311,7 @@ MECHANISMS: list[tuple[Scenario, Options, Callable[[pytest.MonkeyPatch], None]]]
     (last_candidate, {}, _only("last_resort")),
     (retry, {"retry": RetryOptions(same_target_max=0, last_target_max=0)}, KEEP),
     (retry_after, {"retry": RetryOptions(wait_max_s=0.0)}, KEEP),
+    (quota_left, {"keys": KeysOptions(check_s=0.0, quota_headers=False)}, KEEP),
     (budget, {"budget": BudgetOptions(share=1.0, floor_per_s=NEVER)}, KEEP),
     (limiter, {"limiter": LimiterOptions(min=1000, max=1000)}, KEEP),
     (outage, {}, _only("outage")),

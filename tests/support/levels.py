@@ -17,7 +17,7 @@ LEVELS = (
     ("conversation", "documents", "feedback", "jobs"),
     ("study",),
     ("api", "telemetry"),
-    ("app", "runtime", "online_check", "personality_trial", "socket_protocol", "unread"),
+    ("app", "runtime", "online_check", "personality_trial", "reloader", "socket_protocol", "unread"),
     ("asgi", "command", "database_command", "http_protocol", "personality_command", "work_command", "verify"),
     ("__main__",),
 )

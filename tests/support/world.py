@@ -4,9 +4,11 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Self
 
+from msgspec.structs import replace
+
 from dub5.service import clock
 from dub5.service.app import Service
-from dub5.service.config.options import BreakerOptions, TimeoutOptions
+from dub5.service.config.options import BreakerOptions, KeysOptions, TimeoutOptions
 from dub5.service.config.settings import (
     LoadedSettings,
     ProviderSettings,
@@ -29,7 +31,8 @@ class ServiceWorld:
     """A service over scripted providers: `async with ServiceWorld(one=script, two=script) as world`.
 
     The providers are the targets of the model "chat", in this order. `options`: further tables of the
-    settings, as `{"retry": RetryOptions()}`.
+    settings, as `{"retry": RetryOptions()}`. Keys are not checked unless these say so. `fields`:
+    further settings of a provider, by its name.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ServiceWorld:
         caller_keys: tuple[str, ...] = (),
         keys: Mapping[str, tuple[str, ...]] | None = None,
         session_secrets: tuple[str, ...] = (),
+        fields: Mapping[str, dict[str, Any]] | None = None,
         **providers: Respond,
     ) -> None:
         self.asked: dict[str, list[SimRequest]] = {name: [] for name in providers}
@@ -50,14 +54,21 @@ class ServiceWorld:
         self.wire = VirtualWire({urls[name]: self._noting(name, providers[name]) for name in providers})
         targets = tuple(f"{name}/m" for name in providers)
         settings = Settings(
-            provider=tuple(ProviderSettings(name, "openai", urls[name]) for name in providers),
+            provider=tuple(
+                ProviderSettings(name, "openai", urls[name], **(fields or {}).get(name, {}))
+                for name in providers
+            ),
             route=(
                 RouteSettings(
                     **{"name": "chat", "targets": targets, "timeouts": timeouts or TimeoutOptions()}
                     | (route or {})
                 ),
             ),
-            **{"breaker": breaker or BreakerOptions(), "server": server or ServerSettings()}
+            **{
+                "breaker": breaker or BreakerOptions(),
+                "server": server or ServerSettings(),
+                "keys": KeysOptions(check_s=0.0),
+            }
             | (options or {}),
         )
         secrets = {name: tuple(map(Secret, (keys or {}).get(name, (f"sk-{name}",)))) for name in providers}
@@ -83,6 +94,11 @@ class ServiceWorld:
             return respond(request)
 
         return noted
+
+    def with_keys(self, keys: Mapping[str, tuple[str, ...]]) -> LoadedSettings:
+        """Return the settings with these keys of these providers, for a reload."""
+        given = {name: tuple(map(Secret, secrets)) for name, secrets in keys.items()}
+        return replace(self.loaded, provider_keys={**self.loaded.provider_keys, **given})
 
     def ask(
         self, *, stream: bool = False, headers: Mapping[str, str] | None = None, **fields: Any

@@ -17,6 +17,7 @@ from dub5.chaos.simulation.world.model import (
 )
 from dub5.chaos.simulation.world.odd_caller import OddProvider
 from dub5.chaos.simulation.world.people import People
+from dub5.service.config.options import KeysOptions
 from dub5.service.config.settings import (
     ConversationSettings,
     DatabaseSettings,
@@ -104,6 +105,7 @@ def loaded(world: World, generation: int = 0) -> LoadedSettings:
         health=tuning.health,
         probe=tuning.probe,
         limits=world.limits,
+        keys=KeysOptions(check_s=0.0),  # a check is no attempt: the invariants know attempts alone
         admission=msgspec.structs.replace(
             tuning.admission, priorities=dict(zip(variables, callers, strict=True))
         ),

@@ -22,11 +22,13 @@ from dub5.service.events import (
     HistoryPruned,
     JobEnded,
     JobStepEnded,
+    KeyChecked,
     LimitLowered,
     NotificationEnded,
     QueueLeft,
     RequestEnded,
     SocketClosed,
+    SpendingNoted,
     StatementEnded,
     StepResult,
     TurnEnded,
@@ -323,6 +325,17 @@ async def test_every_name_in_the_table(
     metrics.count(JobEnded("deck", "job", "done", 9.0, 1))
     metrics.observe_problems(lambda: {"now": 1, "over": 2}, lambda: [("chat", "not_whole")])
     metrics.count(NotificationEnded("hook", "crash", "sent", 1))
+    metrics.count(KeyChecked("one", "aaaaaaaa", "valid"))
+    metrics.count(SpendingNoted("one", "spending_near", 8.0, 10.0))
+    row = {
+        "provider": "one",
+        "key": "aaaaaaaa",
+        "state": "refused",
+        "quota": {"tokens": {"left": 7}},
+        "provider_spent_usd_today": 8.0,
+        "spend_max_usd_per_day": 10.0,
+    }
+    metrics.observe_keys(lambda: [row], lambda: [(("one", "aaaaaaaa"), 8.0)])
     families = {f.name: f for f in text_string_to_metric_families(metrics.scrape().decode())}
 
     assert {m.prometheus_name.removesuffix("_total") for m in names.ALL} == set(families) - {"target"} - {
