@@ -1,10 +1,11 @@
-"""Five simulated providers that the dashboard must distinguish.
+"""Six simulated providers that the dashboard must distinguish.
 
 up      healthy
 down    HTTP 530
 torn    closes the connection in the middle of an answer
 flaky   fails two times of five, so that its retry budget is exhausted
 slow    reaches its concurrency limit
+keyed   wants a key, says what is left of its limits, and has a daily budget that a few answers spend
 """
 
 import json
@@ -77,6 +78,24 @@ def flaky() -> Respond:
     return respond
 
 
+def wants_key(request: SimRequest) -> Script:
+    """Answer those who have a key, and say what is left of its limits."""
+    if "authorization" not in request.headers:
+        yield Head(401, JSON)
+        yield Data(b'{"error": {"message": "No API key.", "code": "invalid_api_key"}}')
+    elif request.method == "GET":
+        yield Head(200, JSON)
+        yield Data(b'{"object": "list", "data": []}')
+    else:
+        for action in answers(request):
+            yield Head(200, {**action.headers, **LIMITS}) if isinstance(action, Head) else action
+        return
+    yield End()
+
+
+LIMITS = {"x-ratelimit-remaining-requests": "100", "x-ratelimit-reset-requests": "1s"}
+KEY_VARIABLE = "DUB5_KEYED_KEY"
+BUDGET_USD = 0.0002  # of the keyed provider
 PRICE = (2.5, 10.0)  # of every model: dollars per million tokens, prompt and completion
 PROVIDERS: dict[str, Respond] = {
     "down": is_down,
@@ -84,6 +103,7 @@ PROVIDERS: dict[str, Respond] = {
     "torn": breaks_off,
     "flaky": flaky(),
     "slow": is_slow,
+    "keyed": wants_key,
 }
 STALE_SOON = ("ttl_s = 1", "stale_while_revalidate_s = 60")
 ROUTES: dict[str, tuple[str, ...]] = {  # lines of TOML; the last table is the cache's
@@ -93,17 +113,20 @@ ROUTES: dict[str, tuple[str, ...]] = {  # lines of TOML; the last table is the c
     "sorry": ('targets = ["down/m"]', "[route.degraded]", "enabled = true", "[route.cache]"),
     "flaky": ('targets = ["flaky/m"]', "[route.cache]"),
     "slow": ('targets = ["slow/m"]', "[route.cache]", "ttl_s = 0.1"),
+    "keyed": ('targets = ["keyed/m", "up/m"]', "[route.cache]"),
 }
 
 
 def settings(urls: Mapping[str, str]) -> str:
     """Return the settings of a service over these providers, with a concurrency limit of 4."""
-    lines = ["[limiter]", "max = 4", "[session]", "[conversation]", "[documents]"]
+    lines = ["[limiter]", "max = 4", "[keys]", "check_s = 3", "[session]", "[conversation]", "[documents]"]
     lines += ["[jobs]", "workers = 2", "[limits]", "session = {count = 1000, window_s = 60}"]
     lines += ["[database]", 'url_env = "DUB5_DATABASE_URL"']
     lines += ["[notify]", 'url_env = "DUB5_HOOK_URL"', 'secret_env = ["DUB5_HOOK_SECRET"]']
     for name, url in urls.items():
         lines += ["[[provider]]", f'name = "{name}"', 'dialect = "openai"', f'base_url = "{url}/v1"']
+        if name == "keyed":
+            lines += [f'key_env = ["{KEY_VARIABLE}"]', f"spend_max_usd_per_day = {BUDGET_USD}"]
         lines += ["[provider.prices]", f"m = {{prompt = {PRICE[0]}, completion = {PRICE[1]}}}"]
     for route, more in ROUTES.items():
         lines += ["[[route]]", f'name = "{route}"', *more, "enabled = true"]

@@ -30,7 +30,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from dashboards.generate import DASHBOARDS, dashboard_json
-from dashboards.providers import PROVIDERS, settings
+from dashboards.providers import KEY_VARIABLE, PROVIDERS, settings
 from dub5.service.telemetry import names
 from dub5.simulators.server.sockets import serve
 from tests.support.postgres import PostgresServer, postgres_server
@@ -78,6 +78,7 @@ REQUEST_PATTERN = (
     + [("torn", True, 1)]
     + [("down", False, 1)] * 3
     + [("sorry", False, 1)]
+    + [("keyed", True, 1)]
     + [("flaky", False, 1)] * 7
     + [("slow", False, 0)] * 2
     + [("slow", False, 1)] * 5
@@ -280,7 +281,7 @@ async def _service(folder: Path, urls: dict[str, str], database_url: str) -> Asy
     config = folder / "service.toml"
     config.write_text(settings(urls), encoding="utf-8")
     command = (sys.executable, "-m", "dub5.service", "serve", "--config", str(config), "--port", "0")
-    variables = {"DUB5_HOOK_URL": urls["up"], "DUB5_HOOK_SECRET": "0" * 32}
+    variables = {"DUB5_HOOK_URL": urls["up"], "DUB5_HOOK_SECRET": "0" * 32, KEY_VARIABLE: "sk-keyed"}
     async with _process(folder, *command, DUB5_DATABASE_URL=database_url, **variables) as process:
         assert process.stdout is not None, "the pipe was requested"
         first_line = await asyncio.wait_for(process.stdout.readline(), START_S)

@@ -43,7 +43,9 @@ def test_each_alert_is_tried() -> None:
 def test_alerts_query_known_metrics() -> None:
     """Every metric and label of a rule is in the catalogue of metrics."""
     by_name = {metric.prometheus_name: metric for metric in names.ALL}
-    queried = re.findall(r"\b((?:gateway|gen_ai|process)_\w+?)(?:_bucket|_count)?(?=[{)\[ ])(?:\{([^}]*)\})?", RULES)
+    queried = re.findall(
+        r"\b((?:gateway|gen_ai|process)_\w+?)(?:_bucket|_count)?(?=[{)\[ ])(?:\{([^}]*)\})?", RULES
+    )
     assert len(queried) > 8
     for name, selector in queried:
         assert name in by_name

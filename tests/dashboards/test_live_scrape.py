@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.generate import DASHBOARDS, render
-from dashboards.providers import PROVIDERS, settings
+from dashboards.providers import KEY_VARIABLE, PROVIDERS, settings
 from dub5.service.app import Service
 from dub5.service.config.load import load
 from dub5.service.events import DocumentRead, JobEnded, JobStepEnded, StepResult
@@ -28,7 +28,7 @@ def service(folder: Path) -> Service:
     config.write_text(settings({name: f"http://{name}" for name in PROVIDERS}))
     wire = VirtualWire({f"http://{name}": respond for name, respond in PROVIDERS.items()})
     variables = {"DUB5_DATABASE_URL": "sqlite:///never.db", "DUB5_HOOK_URL": "http://hook/"}
-    loaded = load(config, variables | {"DUB5_HOOK_SECRET": "0" * 32})
+    loaded = load(config, variables | {"DUB5_HOOK_SECRET": "0" * 32, KEY_VARIABLE: "sk-keyed"})
     made = Service(loaded, wire=wire, database=FakeDatabase(), seed="0", watch=ProcessWatch())
     assert made.store is not None
     made.store.folder = folder
@@ -40,11 +40,12 @@ async def scrape(folder: Path) -> str:
     """Return the metrics after an incident.
 
     It has failovers, a cached answer, a cut stream, an open breaker, denied retries, a hedged probe, a
-    fallback answer, a queue and a shared call. A WebSocket has come and gone, and a job.
+    fallback answer, a queue and a shared call. A WebSocket has come and gone, and a job. A budget is spent.
     """
     requests = [("chat", True, 1), ("chat", False, 0), ("chat", False, 0), ("torn", True, 1)]
     requests += [("down", False, 1)] * 8  # until its breaker opens, and beyond
     requests += [("sorry", False, 1)]
+    requests += [("keyed", True, 1)] * 6  # until its budget is spent
     requests += [("flaky", False, 1)] * 60
     concurrent = [("slow", False, 1)] * 6 + [("slow", False, 0)] * 2
     served = service(folder)
@@ -112,5 +113,7 @@ async def test_every_series_on_the_boards(tmp_path: Path, monkeypatch: pytest.Mo
         "gateway_hedges_total",
         "gateway_health_changes_total",
         "gateway_shared_total",
+        "gateway_key_checks_total",
+        "gateway_spending_events_total",
     ):
         assert moved[name] > 0, f"{name} has not moved: the incident was no incident"
