@@ -130,10 +130,10 @@ SERIES: dict[str, tuple[Series, Expected]] = {
     "usual after a day, then slower still": (
         lambda: [
             *minutes(120, 100, 0.0, 1.0),
-            *minutes(DAY + 5, 100, 0.0, 4.0),
+            *minutes(DAY + 2, 100, 0.0, 4.0),
             *minutes(20, 100, 0.0, 30.0),
         ],
-        [("+f", range(120, 123)), ("-f", range(120 + DAY, 123 + DAY)), ("+f", range(125 + DAY, 130 + DAY))],
+        [("+f", range(120, 123)), ("-f", range(120 + DAY, 123 + DAY)), ("+f", range(122 + DAY, 127 + DAY))],
     ),
     "slower for good: usual after a day": (
         lambda: [*minutes(120, 100, 0.0, 1.0), *minutes(DAY + HOUR, 100, 0.0, 6.0)],
