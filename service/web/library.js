@@ -137,7 +137,7 @@ export class Library {
       h(
         "p.buttons", {},
         action(`Make cards from “${name}”`, "Make cards", () => this.#make(one)),
-        action(`Ask about “${name}”`, "Ask about this document", () => this.#ask(one)),
+        action(`Ask about this document: “${name}”`, "Ask about this document", () => this.#ask(one)),
         deleting(name, () => this.#remove(one)),
       ),
     );

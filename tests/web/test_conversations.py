@@ -158,12 +158,14 @@ STEPS = """(async () => {
   const { Carriers, follow } = await import("/web/follow.js");
   const { Broken } = await import("/web/reply.js");
   const after = window.setTimeout;
+  const real = window.fetch;
   window.setTimeout = (act) => after(act, 0);
   const noSocket = { open: async () => { throw new Broken("none"); }, ping: () => {}, stop: () => false };
   const told = async (replies, stream = true) => {
     const caller = { headers: () => ({}), unauthorized: () => {} };
     const steps = [];
-    window.fetch = async (path) => {
+    window.fetch = async (path, ...more) => {
+      if (path === "/status") return real(path, ...more); // of the page itself
       const at = new URL(path, location.href).searchParams.get("after");
       if (at !== null) steps.push(["after", Number(at)]);
       return replies.length > 1 ? replies.shift()() : replies[0]();
