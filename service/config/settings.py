@@ -53,6 +53,8 @@ NotifyKind = Literal[
     "writes_forgotten",
     "migration_failed",
     "job_failed",
+    "key_refused",
+    "budget",
     "security",
 ]
 

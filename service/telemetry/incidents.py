@@ -22,10 +22,12 @@ from dub5.service.events import (
     Crashed,
     Event,
     JobStepEnded,
+    KeyStateChanged,
     MigrationEnded,
     RouteDegraded,
     RouteRecovered,
     SecurityNoted,
+    SpendingNoted,
     StepResult,
     WritesForgotten,
 )
@@ -57,6 +59,8 @@ RULES: Mapping[NotifyKind, IncidentRule] = {
     "writes_forgotten": IncidentRule(900.0),
     "migration_failed": IncidentRule(300.0, ends=True),
     "job_failed": IncidentRule(900.0),
+    "key_refused": IncidentRule(300.0, ends=True),
+    "budget": IncidentRule(3_600.0),
     "security": IncidentRule(900.0, times=10, within_s=60.0),
 }
 
@@ -145,6 +149,28 @@ def _job(event: JobStepEnded) -> Signal | None:
     return Signal("job_failed", event.kind, words, {"kind": event.kind, "job": event.job})
 
 
+def _key(event: KeyStateChanged) -> Signal | None:
+    key = f"The key {event.key} of provider {event.provider}"
+    numbers = {"provider": event.provider, "key": event.key}
+    name = f"{event.provider} {event.key}"
+    if event.after == "refused":
+        words = f"{key} is refused: the provider's other keys, or other providers, answer meanwhile."
+        return Signal("key_refused", name, words, numbers)
+    return Signal("key_refused", name, f"{key} is taken again.", numbers, on=False)
+
+
+def _spending(event: SpendingNoted) -> Signal:
+    spent = f"${event.spent_usd:.2f} of ${event.max_usd:.2f} a day"
+    if event.what == "spending_reached":
+        words = (
+            f"Provider {event.provider} has reached its budget, {spent}: it is not asked until midnight UTC."
+        )
+    else:
+        words = f"Provider {event.provider} is near its budget: {spent}."
+    numbers = {"provider": event.provider, "spent_usd": event.spent_usd, "max_usd": event.max_usd}
+    return Signal("budget", f"{event.provider} {event.what}", words, numbers)
+
+
 def _security(event: SecurityNoted) -> Signal:
     words = f"Many security events of the kind {event.what}; the log has the addresses."
     return Signal("security", event.what, words, {"kind": event.what.value})
@@ -154,10 +180,12 @@ SIGNALS: Mapping[type, Callable[[Any], Signal | None]] = {
     BreakerChanged: _breaker,
     Crashed: _crash,
     JobStepEnded: _job,
+    KeyStateChanged: _key,
     MigrationEnded: _migration,
     RouteDegraded: _degraded,
     RouteRecovered: _recovered,
     SecurityNoted: _security,
+    SpendingNoted: _spending,
     WritesForgotten: _forgotten,
 }
 

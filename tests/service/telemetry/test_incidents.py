@@ -12,11 +12,13 @@ from dub5.service.events import (
     Crashed,
     Event,
     JobStepEnded,
+    KeyStateChanged,
     RouteDegraded,
     RouteMeasure,
     RouteRecovered,
     SecurityKind,
     SecurityNoted,
+    SpendingNoted,
     StepResult,
 )
 from dub5.service.telemetry.incidents import INCIDENTS_MAX, RULES, Incidents
@@ -64,6 +66,32 @@ SERIES: dict[str, tuple[list[tuple[float, Event]], list[tuple[str, str, float]]]
     "jobs that fail": (
         [(0, JOB_RETRIED), (10, JOB_FAILED), (20, JOB_FAILED)],
         [("job_failed", "began", 10), ("job_failed", "over", 920)],
+    ),
+    "a key that is revoked, and replaced": (
+        [
+            (0, KeyStateChanged("one", "0a1b2c3d", "valid", "refused", "call")),
+            (50, KeyStateChanged("one", "ffffffff", "valid", "refused", "check")),
+            (100, KeyStateChanged("one", "0a1b2c3d", "refused", "valid", "check")),
+            (200, KeyStateChanged("one", "ffffffff", "refused", "valid", "call")),
+        ],
+        [
+            ("key_refused", "began", 0),
+            ("key_refused", "began", 50),
+            ("key_refused", "over", 400),
+            ("key_refused", "over", 500),
+        ],
+    ),
+    "a budget that is near, then reached": (
+        [
+            (0, SpendingNoted("one", "spending_near", 8.0, 10.0)),
+            (100, SpendingNoted("one", "spending_reached", 10.0, 10.0)),
+        ],
+        [
+            ("budget", "began", 0),
+            ("budget", "began", 100),
+            ("budget", "over", 3_600),
+            ("budget", "over", 3_700),
+        ],
     ),
     "one wrong key": ([(0, BAD_KEY)], []),
     "many wrong keys": (
