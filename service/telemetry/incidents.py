@@ -151,7 +151,7 @@ def _job(event: JobStepEnded) -> Signal | None:
 
 def _key(event: KeyStateChanged) -> Signal | None:
     key = f"The key {event.key} of provider {event.provider}"
-    numbers = {"provider": event.provider, "key": event.key}
+    numbers: dict[str, Number] = {"provider": event.provider, "key": event.key}
     name = f"{event.provider} {event.key}"
     if event.after == "refused":
         words = f"{key} is refused: the provider's other keys, or other providers, answer meanwhile."
@@ -167,7 +167,11 @@ def _spending(event: SpendingNoted) -> Signal:
         )
     else:
         words = f"Provider {event.provider} is near its budget: {spent}."
-    numbers = {"provider": event.provider, "spent_usd": event.spent_usd, "max_usd": event.max_usd}
+    numbers: dict[str, Number] = {
+        "provider": event.provider,
+        "spent_usd": event.spent_usd,
+        "max_usd": event.max_usd,
+    }
     return Signal("budget", f"{event.provider} {event.what}", words, numbers)
 
 
