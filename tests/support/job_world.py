@@ -90,6 +90,7 @@ class JobWorld(ConversationWorld):
         async with asyncio.timeout(within_s):
             while (state := self.row(job)[0]) not in ("done", "failed"):
                 await asyncio.sleep(0.05)
+        await asyncio.sleep(0.01)  # then the process knows, too: the answer was still on its way
         return str(state)
 
     def results(self, job: Job) -> list[int]:
