@@ -48,8 +48,8 @@ export class DeckView {
     this.node = h(
       "div.deck", {},
       h("header.part", {}, this.heading, this.facts, h("a.back", { href: "#documents" }, "All documents")),
-      h("div.making", {}, this.bar, this.state, this.halt), this.problem, this.made,
-      this.cards.node, this.files, this.list,
+      h("div.making", {}, this.bar, this.state, this.halt), this.problem,
+      this.cards.node, this.made, this.files, this.list,
     );
     this.build = onChange((/** @type {Card[]} */ cards) => this.all.replaceChildren(...cards.map(row)));
     this.node.addEventListener("keydown", (event) => this.cards.onKey(event));

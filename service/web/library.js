@@ -5,7 +5,6 @@ import { askNumber, confirmDelete } from "./dialogs.js";
 import { hasEnded, sayingOf } from "./documents.js";
 import { h, icon, onChange, put } from "./dom.js";
 import { count, whenLabel } from "./labels.js";
-import { Uploads } from "./uploads.js";
 
 /** @typedef {import("./documents.js").Document} Document */
 /** @typedef {import("./documents.js").Deck} Deck */
@@ -80,11 +79,10 @@ class Listing {
 export class Library {
   title = "Documents";
 
-  /** @param {import("./documents.js").Documents} api @param {number} bytesMax of a file */
-  constructor(api, bytesMax) {
+  /** @param {import("./documents.js").Documents} api @param {import("./uploads.js").Uploads} uploads */
+  constructor(api, uploads) {
     this.api = api;
     this.heading = h("h2", { tabIndex: -1 }, "Documents");
-    this.uploads = new Uploads(api.caller, bytesMax, () => this.documents.refresh());
     this.documents = new Listing(
       "Your documents", "None yet. Add one to make flashcards from it, or to ask about it.",
       (before) => api.list(before), (one) => this.#document(one),
@@ -99,22 +97,21 @@ export class Library {
         "header.part", {}, this.heading, h("p", {}, "Only you see them. Cards and answers quote the text that they are from."),
         h("a.back", { href: "#question" }, "Back to the chat"),
       ),
-      this.uploads.node, this.documents.node, this.decks.node,
+      uploads.node, this.documents.node, this.decks.node,
     );
+    uploads.listen(this.node);
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     this.isLeft = false;
   }
 
   start() {
-    this.uploads.listen(this.node);
     this.#refresh(true);
   }
 
   stop() {
     this.isLeft = true;
     clearTimeout(this.timer);
-    this.uploads.stop();
   }
 
   /** @param {boolean} both */

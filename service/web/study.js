@@ -8,6 +8,7 @@ import { DeckView } from "./deck.js";
 import { Documents } from "./documents.js";
 import { h } from "./dom.js";
 import { Library } from "./library.js";
+import { Uploads } from "./uploads.js";
 
 const TITLE = document.title;
 
@@ -30,7 +31,7 @@ export class Study {
   constructor(section, caller, bytesMax) {
     this.section = section;
     this.api = new Documents(caller);
-    this.bytesMax = bytesMax;
+    this.uploads = new Uploads(caller, bytesMax, () => this.view instanceof Library && this.view.documents.refresh());
     /** @type {Library | DeckView | null} */
     this.view = null;
   }
@@ -39,7 +40,7 @@ export class Study {
   show(address) {
     this.leave();
     const [, deck] = address.split("/");
-    this.view = deck ? new DeckView(this.api, deck) : new Library(this.api, this.bytesMax);
+    this.view = deck ? new DeckView(this.api, deck) : new Library(this.api, this.uploads);
     this.section.replaceChildren(this.view.node);
     document.title = `${this.view.title} · ${TITLE}`;
     this.view.heading.focus();

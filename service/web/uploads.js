@@ -1,4 +1,7 @@
-/** The files that are being added: chosen or dropped, sent one after the other, each with its progress or its problem. */
+/**
+ * The files that are being added: chosen or dropped, sent one after the other, each with its progress or its problem.
+ * They go on while another part of the page is shown.
+ */
 
 import { Refused } from "./api.js";
 import { sayingOf } from "./documents.js";
@@ -66,6 +69,11 @@ export class Uploads {
     /** @type {Sending | null} */
     this.sending = null;
     this.field = /** @type {HTMLInputElement} */ (h("input.sr", { type: "file", id: "files", multiple: true, accept: KINDS }));
+    this.field.addEventListener("change", () => {
+      this.#take([...(this.field.files ?? [])]);
+      this.field.value = ""; // the same file can be chosen again
+    });
+    addEventListener("beforeunload", (event) => this.sending && event.preventDefault()); // the browser asks first
     this.list = h("ul.things", { ariaLabel: "Files on their way" });
     this.node = h(
       "div.adding", {},
@@ -77,12 +85,8 @@ export class Uploads {
     );
   }
 
-  /** Take files that are chosen, or dropped anywhere on a place. @param {HTMLElement} place */
+  /** Take files that are dropped anywhere on a place. @param {HTMLElement} place */
   listen(place) {
-    this.field.addEventListener("change", () => {
-      this.#take([...(this.field.files ?? [])]);
-      this.field.value = ""; // the same file can be chosen again
-    });
     const over = (/** @type {boolean} */ on) => place.classList.toggle("over", on);
     place.addEventListener("dragover", (event) => {
       if (!event.dataTransfer?.types.includes("Files")) return;
@@ -98,11 +102,6 @@ export class Uploads {
       event.preventDefault();
       this.#take([...event.dataTransfer.files]);
     });
-  }
-
-  stop() {
-    this.waiting = [];
-    this.sending?.leaving.abort();
   }
 
   /** @param {File[]} files */

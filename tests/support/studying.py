@@ -79,3 +79,15 @@ async def key(page: BrowserTab, name: str, text: str = "") -> None:
     """Press a key and let it go."""
     await page.call("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, text=text)
     await page.call("Input.dispatchKeyEvent", type="keyUp", key=name, code=name)
+
+
+async def reload(page: BrowserTab) -> None:
+    """Load the page again, and wait until the old one is gone."""
+    await page.evaluate("window.isOld = true")
+    await page.call("Page.reload")
+    while True:
+        try:
+            return await page.until("!window.isOld && document.readyState === 'complete'")
+        except AssertionError as error:  # the old page went while it was asked
+            if "navigated" not in str(error):
+                raise

@@ -8,7 +8,7 @@ import pytest
 from tests.support.browser import open_page
 from tests.support.child_processes import serving
 from tests.support.pdf_files import make_pdf
-from tests.support.studying import DOCUMENTS, NAMES, connect, drop, press, tables
+from tests.support.studying import DOCUMENTS, NAMES, connect, drop, press, reload, tables
 
 pytestmark = pytest.mark.real_sockets
 
@@ -50,7 +50,7 @@ async def test_a_document(browser: str, studying: str) -> None:
         )
         assert await page.evaluate("document.querySelector('.sending')") is None
 
-        await page.call("Page.reload")
+        await reload(page)
         await page.until(f"{NAMES}[0] === 'biology.pdf'")
         await page.evaluate("document.querySelector('[aria-label=\"Delete “biology.pdf”\"]').click()")
         assert await page.evaluate(HEADING) == "Keep it"

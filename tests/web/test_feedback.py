@@ -10,6 +10,7 @@ import pytest
 from tests.support.browser import open_page
 from tests.support.child_processes import serving
 from tests.support.page import LAST, ask
+from tests.support.studying import reload
 
 pytestmark = pytest.mark.real_sockets
 
@@ -64,7 +65,7 @@ async def test_a_thumb_stays(browser: str, kept: str) -> None:
 
         # The tab forgets it: what is shown then comes from the service.
         await page.evaluate("sessionStorage.clear(), (Storage.prototype.setItem = () => {}), true")
-        await page.call("Page.reload")
+        await reload(page)
         await page.until(f'{LAST} && JSON.stringify({THUMBS}) === \'["false","true"]\'')
         await page.evaluate(f"{LAST}.querySelector('[aria-label=\\'Good answer\\']').click()")
         while (one := (await given(kept))[0])["value"] != 1:
@@ -98,6 +99,6 @@ async def test_without_conversations(browser: str, service: str) -> None:
         await page.until(f"({THUMBS}).length === 2")
         await page.evaluate(f"{LAST}.querySelector('[aria-label=\\'Good answer\\']').click()")
         await page.until(f"{SAID} === 'Thank you.'")
-        await page.call("Page.reload")
+        await reload(page)
         await page.until(f'{LAST} && JSON.stringify({THUMBS}) === \'["true","false"]\'')
         assert page.errors == []
