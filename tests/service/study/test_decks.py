@@ -8,14 +8,16 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.admission.sessions import Session
 from dub5.service.config.options import DegradedOptions, SanitizeOptions
-from dub5.service.config.settings import JobsSettings, ServerSettings
+from dub5.service.config.settings import DocumentSettings, JobsSettings, ServerSettings
 from dub5.service.errors import GatewayError, Overloaded
 from dub5.service.events import AttemptEnded, RequestEnded
 from dub5.service.ids import id_of
+from dub5.service.study import statements
 from dub5.service.study.asking import BackgroundQuestion
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
@@ -28,6 +30,7 @@ from tests.support.world import limited, script, status, until
 DOWN = status(503)
 SILENT = script(Hang())
 PARTS = 6
+DAY_S = 24 * 3600.0
 
 
 def sources(deck: Any) -> dict[int, set[str]]:
@@ -427,3 +430,26 @@ async def test_simulated_provider() -> None:
         provider.set_faults([parse_fault({"kind": "notice", "text": json.dumps(lie)})])
         deck = await world.until_over((await world.make(2))["id"])
         assert deck["template_parts"] == 2
+
+
+async def test_turned_on_by_a_reload() -> None:
+    """Without documents there are no decks; a reload that turns documents on brings both."""
+    async with DeckWorld(options={"documents": None}) as world:
+        assert (await world.decks()).json()["error"]["code"] == "not_found"
+        settings = replace(world.loaded.settings, documents=DocumentSettings())
+        world.service.reload(replace(world.loaded, settings=settings))
+        deck = await world.until_over((await world.make(1))["id"])
+        assert (deck["job"]["state"], deck["template_parts"]) == ("done", 0)
+
+
+async def test_unread() -> None:
+    """What nobody reads is deleted when it is old enough; a deck that was read lately is kept."""
+    async with DeckWorld() as world:
+        read, _ = [(await world.until_over((await world.make(1))["id"]))["id"] for _ in range(2)]
+        storage = world.database.storage
+        storage.rows("UPDATE deck SET used_at = used_at - $1", 20 * DAY_S)
+        await world.deck(read)
+        await asyncio.sleep(1.0)
+        gone = storage.rows(statements.DELETE_OLD.sql, clock.wall() - 10 * DAY_S, 500)
+        assert len(gone) == 1
+        assert storage.rows("SELECT deck FROM deck_part") == [(read,)]
