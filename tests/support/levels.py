@@ -13,6 +13,7 @@ LEVELS = (
     ("resilience",),
     ("failover",),
     ("cache", "fallback", "admission", "single_flight", "store"),
+    ("grounding",),
     ("gateway",),
     ("conversation", "documents", "feedback", "jobs"),
     ("study",),
