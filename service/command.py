@@ -23,11 +23,12 @@ from dub5.service.config.load import DEFAULT_FILE, config_file, load, variables
 from dub5.service.config.personalities import model_name
 from dub5.service.config.secrets import ReadVariable
 from dub5.service.config.session_secret import keep_session_secret, secret_plan
-from dub5.service.config.settings import LoadedSettings, Settings, SettingsProblems
+from dub5.service.config.settings import LoadedSettings, Personality, Settings, SettingsProblems
 from dub5.service.config.shared_keys import shared_between
 from dub5.service.http_protocol import BoundedProtocol
 from dub5.service.online_check import LIMIT_S, ask_hook, ask_targets, targets
 from dub5.service.optional_parts import load_part
+from dub5.service.providers.slices import finish
 from dub5.service.reloader import Reloader
 from dub5.service.store.url import describe
 from dub5.service.telemetry.event_tables import Level
@@ -293,6 +294,7 @@ def _summary(loaded: LoadedSettings) -> str:
         lines.append(f"  model {route.name}: {' -> '.join(route.targets)}")
         lines += [
             f"  model {model_name(route.name, name)}: the same, as {loaded.personalities[name].title!r}"
+            + _about(loaded.personalities[name])
             for name in route.personalities
         ]
     if loaded.notify is not None:
@@ -318,6 +320,17 @@ def _check_shared_keys(file: Path, loaded: LoadedSettings, others: Sequence[Path
         for warning in found:
             print(f"Warning: {warning}", flush=True)
     return valid
+
+
+def _about(personality: Personality) -> str:
+    """Return what `check` says of the document of a personality."""
+    if personality.document is None:
+        return ""
+    document = finish(load_part("grounding").of(personality.document)).document
+    found = f", about a document of {len(document.passages)} passages"
+    if document.unusable:
+        found += f"; {document.unusable} of them give instructions to a model, and are left out"
+    return found
 
 
 async def _check_online(loaded: LoadedSettings) -> int:

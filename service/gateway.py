@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -37,6 +37,9 @@ from dub5.service.model import AnyRequest, ChatRequest, Chunks, Reply, Target
 from dub5.service.providers.features import Feature, required_features
 from dub5.service.single_flight import CallSubscriber, SharedCalls
 from dub5.service.timeouts import NEVER, TimedOut, Timeouts
+
+if TYPE_CHECKING:  # loaded by name, where a document is asked about
+    from dub5.service.grounding.grounding import Grounding
 
 
 class FromCache(StrEnum):
@@ -76,6 +79,7 @@ class Route:
     fallbacks: Fallbacks
     json_by_prompt: bool = False  # no target has a mode for JSON without a schema
     intake: Intake | None = None  # what is done to requests first; None: nothing
+    grounding: "Grounding | None" = None  # the document that answers are checked against; None: there is none
 
 
 class Gateway:

@@ -39,6 +39,7 @@ from dub5.service.config.settings import (
     Secret,
     Settings,
 )
+from dub5.service.conversation.asked_documents import AskedDocuments
 from dub5.service.conversation.conversations import Conversations, Window
 from dub5.service.conversation.live_turns import LiveTurns
 from dub5.service.conversation.turns import Turns
@@ -58,8 +59,10 @@ from dub5.service.gateway import Gateway, Route
 from dub5.service.ids import Ids
 from dub5.service.jobs.jobs import Jobs
 from dub5.service.model import Target
+from dub5.service.optional_parts import load_part
 from dub5.service.providers.features import Feature, missing_features
 from dub5.service.providers.registry import dialect_of
+from dub5.service.providers.slices import finish
 from dub5.service.resilience.fleet import Fleet, GuardOptions
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.resilience.spending import SpendingBook
@@ -69,7 +72,8 @@ from dub5.service.telemetry.watch import Watch
 from dub5.service.tokens import estimate_tokens
 from dub5.service.wire.base import Wire, origin_of
 
-if TYPE_CHECKING:  # loaded by name, where there are conversations
+if TYPE_CHECKING:  # loaded by name, where they are chosen
+    from dub5.service.grounding.grounding import Grounding
     from dub5.service.store.store import Store
 
 
@@ -141,7 +145,7 @@ class Runtime:
             process.feedback,
             sessions,
             _gate(settings, process, previous),
-            _turns(settings, process, upstreams, personalities, previous),
+            _turns(settings, process, upstreams, routes, personalities, documents, previous),
             documents,
             process.jobs,
             _decks(process, documents, previous),
@@ -268,10 +272,25 @@ def _routes(
     settings: Settings, upstreams: dict[Target, Upstream], personalities: dict[str, Personality]
 ) -> dict[str, Route]:
     providers = {provider.name: provider for provider in settings.provider}
+    groundings = _groundings(personalities)
     return {
-        route.name: _route(route, providers, upstreams, personalities.get(route.name))
+        route.name: _route(
+            route, providers, upstreams, personalities.get(route.name), groundings.get(route.name)
+        )
         for route in settings.route
     }
+
+
+def _groundings(personalities: dict[str, Personality]) -> "dict[str, Grounding]":
+    """Return the documents that answers are checked against, by model name; each text is read once."""
+    read: dict[str, Grounding] = {}
+    found: dict[str, Grounding] = {}
+    for model, personality in personalities.items():
+        if (text := personality.document) is not None:
+            if text not in read:
+                read[text] = finish(load_part("grounding").of(text))
+            found[model] = read[text]
+    return found
 
 
 def _route(
@@ -279,12 +298,14 @@ def _route(
     providers: dict[str, ProviderSettings],
     upstreams: dict[Target, Upstream],
     personality: Personality | None,
+    grounding: "Grounding | None",
 ) -> Route:
     targets = tuple(_parse_target(name) for name in settings.targets)
     providers_behind = [(target.name, _fingerprinted(providers[target.provider])) for target in targets]
     changing_answers = [providers_behind, settings.reject_patterns]
     if personality is not None:
         changing_answers.append(personality.text)
+        changing_answers += [] if personality.document is None else [personality.document]
     fingerprint = hashlib.sha256(msgspec.json.encode(changing_answers, order="sorted")).hexdigest()
     return Route(
         settings,
@@ -294,6 +315,7 @@ def _route(
         Fallbacks(settings.degraded),
         all(Feature.JSON_OBJECT in upstreams[target].missing_features for target in targets),
         build_intake(settings.sanitize, personality),
+        grounding,
     )
 
 
@@ -324,7 +346,9 @@ def _turns(
     settings: Settings,
     process: ProcessScope,
     upstreams: dict[Target, Upstream],
+    routes: dict[str, Route],
     personalities: dict[str, Personality],
+    documents: Documents | None,
     previous: Runtime | None,
 ) -> Turns | None:
     """Return the turns of conversations. None: they are not kept."""
@@ -337,11 +361,15 @@ def _turns(
         tokens = min([one for one in each if one is not None], default=options.context_tokens)
         personality = personalities.get(route.name)
         fixed_tokens = 0 if personality is None else estimate_tokens([personality.text])
-        windows[route.name] = Window(tokens, fixed_tokens)
+        grounding = routes[route.name].grounding
+        document_tokens = 0 if grounding is None else grounding.document.tokens
+        windows[route.name] = Window(tokens, fixed_tokens, document_tokens)
     before = previous.deps.turns if previous else None
     known = before.conversations if before else None
     ids = known.ids if known else Ids(process.rng("conversations"))
-    return Turns(Conversations(store, options, ids, windows, known), process.events, process.live_turns)
+    conversations = Conversations(store, options, ids, windows, known)
+    asked = AskedDocuments(documents, before.documents if before else None)
+    return Turns(conversations, process.events, process.live_turns, asked)
 
 
 def _documents(settings: Settings, process: ProcessScope, previous: Runtime | None) -> Documents | None:

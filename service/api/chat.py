@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.admission.admission import Admission
@@ -38,6 +39,7 @@ from dub5.service.errors import (
 )
 from dub5.service.events import Events, RequestEnded, SecurityKind, SecurityNoted
 from dub5.service.failover.context import RequestContext
+from dub5.service.fallback.fallback import FallbackSource
 from dub5.service.feedback.feedback import Feedback
 from dub5.service.gateway import Answer, Gateway, Route
 from dub5.service.jobs.jobs import Jobs
@@ -45,6 +47,9 @@ from dub5.service.model import AnyRequest, Caller, ChatRequest, Chunks, Outcome,
 from dub5.service.providers.slices import LARGE_BYTES, finish, in_turns
 from dub5.service.study.decks import Decks
 from dub5.service.timeouts import TimedOut, Timeouts
+
+if TYPE_CHECKING:  # loaded by name, where a document is asked about
+    from dub5.service.grounding.grounding import GroundedQuestion, Grounding
 
 UPLOAD_S = 300.0
 FINAL_ERROR_S = 2.0  # for the bytes of an error, whatever timeout has fired before
@@ -124,6 +129,8 @@ class Exchange:
         self._ended_by: EndedBy | None = None
         self._session: Session | None = None
         self._refusal: GatewayError | None = None  # admission refused it: no provider may be asked
+        self._document: Grounding | None = None  # what it is about, in place of the route's own document
+        self._grounded: GroundedQuestion | None = None  # the check of its answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None
@@ -196,6 +203,9 @@ class Exchange:
         log.route, log.stream = route.settings.name, request.stream
         if route.intake is not None:
             request = await self._take_in(request, route.intake)
+        document = self._document or route.grounding
+        if document is not None:
+            request = self._ground(request, document)
         total_s = route.settings.timeouts.total_s
         timeouts.deadline_s = self.started_s + min(total_s, deadline_s(headers) or total_s)
         how = delivery(headers) or route.settings.delivery
@@ -232,6 +242,12 @@ class Exchange:
             intake.refuse(self._log.flags)
         return request
 
+    def _ground(self, request: AnyRequest, document: "Grounding") -> AnyRequest:
+        """Return the request with the passages of the document. Raises InvalidRequest."""
+        if isinstance(request, ChatRequest):
+            request, self._grounded = document.ask(request)
+        return request
+
     def _note_flags(self, where: str) -> None:
         who = self._log.caller if self._session is None else self._session.label
         self.deps.events.emit(SecurityNoted(SecurityKind.INJECTION_FLAGGED, who, where))
@@ -241,7 +257,19 @@ class Exchange:
         log.target, log.cached, log.degraded = answer.target, answer.cached, answer.degraded
         if answer.degraded is not None:  # the deadline may be why; the fallback answer still has to go out
             timeouts.deadline_s = max(timeouts.deadline_s, clock.now() + FINAL_ERROR_S)
+        if self._grounded is not None:
+            if answer.degraded in (None, FallbackSource.STALE):
+                return self._send_grounded(answer, self._grounded)
+            self._grounded = None  # a text of our own, which is labelled
         return self._send_json(answer) if answer.stream is None else self._send_stream(answer.stream, answer)
+
+    async def _send_grounded(self, answer: Answer, question: "GroundedQuestion") -> None:
+        """Send what of the answer its document supports."""
+        if answer.stream is not None:
+            await self._send_stream(question.stream(answer.stream), answer)
+            return
+        assert answer.reply is not None, "an answer is a stream or a reply"
+        await self._send_json(replace(answer, reply=await question.reply(answer.reply)))
 
     async def _send_stream(self, stream: Chunks, answer: Answer) -> None:
         chunks = await stream.read()

@@ -41,7 +41,9 @@ def conversation_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHa
         """Begin a conversation."""
         conversations, owner = _opened(deps(), request)
         given = await _body(deps(), request)
-        made = await conversations.create(owner, given.title or "", given.model or "")
+        if given.document is not None:
+            await turns_of(deps(), request, None).documents.check(owner, given.document)
+        made = await conversations.create(owner, given.title or "", given.model or "", given.document)
         return json_response(conversation_object(made), 201)
 
     @get_or_head(PATH)
@@ -63,6 +65,10 @@ def conversation_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHa
         """Change the title or the model."""
         conversations, owner = _opened(deps(), request, id)
         given = await _body(deps(), request)
+        if given.document is not None:
+            raise InvalidRequest(
+                "document: cannot be changed; begin a conversation with the other one.", param="document"
+            )
         return json_response(
             conversation_object(await conversations.rename(owner, id, given.title, given.model))
         )

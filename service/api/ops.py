@@ -180,4 +180,5 @@ class Ops:
         head = {"id": name, "object": "model", "created": int(self.board.started_at), "owned_by": "dub5"}
         if (personality := self.personalities.get(name)) is not None:
             head |= {"personality": personality.name, "title": personality.title}
+            head |= {} if personality.document is None else {"grounded": True}
         return {**head, "features": features}

@@ -31,10 +31,11 @@ class TurnBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ConversationBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """What can be said of a conversation."""
+    """What can be said of a conversation. `document`: what it asks about, for all of its time."""
 
     title: str | None = None
     model: Model | None = None
+    document: str | None = None
 
 
 _TURN = msgspec.json.Decoder(TurnBody)

@@ -19,6 +19,7 @@ from dub5.service.conversation.conversations import ConversationPage, TurnPage
 from dub5.service.conversation.live_turn import Begun, Failed, Finished, Opened, TurnListener, TurnStep
 from dub5.service.conversation.model import Conversation, Pruned, TokenCount, Turn
 from dub5.service.errors import GatewayError
+from dub5.service.grounding.model import GroundingReport
 
 PROTOCOL = "dub5.v1"
 PROTOCOL_HEADER = "x-dub5-protocol"
@@ -78,6 +79,7 @@ class EndMessage(Struct, tag="end", frozen=True):
     finish: str | None
     tokens: Tokens
     kept: bool
+    grounding: GroundingReport | UnsetType = UNSET
 
 
 class ErrorMessage(Struct, tag="error", frozen=True):
@@ -119,6 +121,7 @@ class TurnObject(Struct, frozen=True):
     ended_at: float | None
     kept: bool
     degraded: str | UnsetType = UNSET
+    grounding: GroundingReport | UnsetType = UNSET
     pruned: Pruned | UnsetType = UNSET
     memory: str | UnsetType = UNSET
 
@@ -133,6 +136,7 @@ class ConversationObject(Struct, frozen=True):
     created_at: float
     used_at: float
     kept: bool
+    document: str | UnsetType = UNSET
     turns: list[TurnObject] | UnsetType = UNSET
     has_more: bool | UnsetType = UNSET
 
@@ -185,7 +189,8 @@ def _begin(turn: str, begun: Begun, seq: int) -> Begin:
 
 def _end(turn: Turn, seq: int) -> EndMessage:
     assert turn.outcome is not None, "it has ended"
-    return EndMessage(turn.id, seq, turn.outcome, turn.finish, tokens_of(turn), turn.kept)
+    grounding = turn.grounding or UNSET
+    return EndMessage(turn.id, seq, turn.outcome, turn.finish, tokens_of(turn), turn.kept, grounding)
 
 
 def sse(message: TurnMessage, seq: int) -> bytes:
@@ -220,6 +225,7 @@ def turn_object(turn: Turn, pruned: Pruned | None = None, *, memory_lost: bool =
         ended_at=turn.ended_at,
         kept=turn.kept,
         degraded=turn.degraded or UNSET,
+        grounding=turn.grounding or UNSET,
         pruned=pruned or UNSET,
         memory=LOST if memory_lost else UNSET,
     )
@@ -235,6 +241,7 @@ def conversation_object(conversation: Conversation, page: TurnPage | None = None
         conversation.made_at,
         conversation.used_at,
         conversation.kept,
+        conversation.document or UNSET,
         UNSET if page is None else [turn_object(turn) for turn in page.turns],
         UNSET if page is None else page.has_more,
     )

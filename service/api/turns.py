@@ -161,6 +161,7 @@ class TurnExchange(Exchange):
         live.unheard, live.heard = self._begin_to_linger, self._end_lingering
         live.open(Opened(turn.asked_as, turn.conversation, turn.kept, question.flags))
         self.listener.set_result(live.listen())
+        self._document = turn.grounding
         await super()._handle(headers, caller, chat_body(turn, stream=self._log.stream))
 
     def _find_conversation(self, owner: str, asked: TurnBody) -> None:
@@ -268,12 +269,13 @@ class TurnExchange(Exchange):
             outcome,
             log.route or turn.model,
             said.text,
-            said.count(),
+            said.count() if self._grounded is None else estimated(said.text),
             said.question_count(turn, target),
             said.prompt_tokens,
             said.finish,
             log.target,
             log.degraded,
+            None if self._grounded is None else self._grounded.report,
         )
 
     async def _fail(self, error: GatewayError, outcome: Outcome | None = None) -> Outcome:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dub5.service.config.settings import Personality, PersonalitySettings, RouteSettings, Settings
+from dub5.service.optional_parts import load_part
 
 SHIPPED = {  # names and titles; the text is service/personalities/<name>.md
     "assistant": "Assistant",
@@ -19,6 +20,8 @@ SHIPPED = {  # names and titles; the text is service/personalities/<name>.md
 }
 FOLDER = Path(str(files("dub5.service") / "personalities"))
 BYTES_MAX = 32 * 1024  # it is sent, and paid for, with each request
+DOCUMENT_TEXT_BYTES_MAX = 1024 * 1024
+PLAIN_SUFFIXES = (".txt", ".md")
 SEPARATOR = ":"
 
 
@@ -43,7 +46,11 @@ def read_personalities(settings: Settings) -> tuple[Mapping[str, Personality], l
         if problem:
             problems.append(f"personality {name!r}{'.file' if table.file is not None else ''}: {problem}")
         else:
-            found[name] = Personality(name, table.title or SHIPPED.get(name, name), text)
+            document = None
+            if table.document is not None:
+                document, problem = read_document_file(Path(table.document))
+                problems += [f"personality {name!r}.document: {problem}"] if problem else []
+            found[name] = Personality(name, table.title or SHIPPED.get(name, name), text, document)
     return found, problems
 
 
@@ -73,6 +80,17 @@ def read_text(path: Path, bytes_max: int = BYTES_MAX) -> tuple[str, str]:
     if len(data) > bytes_max:
         return "", f"{str(path)!r} is larger than {bytes_max:,} bytes."
     return (text, "") if text else ("", f"{str(path)!r} is empty.")
+
+
+def read_document_file(path: Path) -> tuple[str, str]:
+    """Return the text of a document, and what is wrong with its file: one of the two is empty.
+
+    PDF and Word files are read in a process of their own, which is waited for.
+    """
+    if path.suffix.lower() in PLAIN_SUFFIXES:
+        return read_text(path, DOCUMENT_TEXT_BYTES_MAX)
+    read: tuple[str, str] = load_part("personality document").read(path)
+    return read
 
 
 def _file_of(table: PersonalitySettings) -> Path:

@@ -135,19 +135,24 @@ class RouteSettings(Struct, frozen=True):
 
 
 class PersonalitySettings(Struct, frozen=True):
-    """One personality: a system prompt. `file`: its text; None for one that is shipped."""
+    """One personality: a system prompt. `file`: its text; None for one that is shipped.
+
+    `document`: a file that its answers are about, and are checked against.
+    """
 
     name: Name
     file: str | None = None
     title: Title | None = None
+    document: str | None = None
 
 
 class Personality(Struct, frozen=True):
-    """A personality with its text, as it was read."""
+    """A personality with its text, as it was read. `document`: the text of its document."""
 
     name: str
     title: str
     text: str
+    document: str | None = None
 
 
 class LogSettings(Struct, frozen=True):

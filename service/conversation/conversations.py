@@ -24,10 +24,21 @@ UNREADABLE = (StoreLost, StatementRefused)
 
 
 class Window(Struct, frozen=True):
-    """How much a model reads: the smallest window of its targets. `fixed_tokens`: of its personality."""
+    """How much a model reads: the smallest window of its targets.
+
+    `fixed_tokens`: of its personality; `document_tokens`: of the document that the personality has.
+    """
 
     tokens: int
     fixed_tokens: int = 0
+    document_tokens: int = 0
+
+
+class _Known(Struct, frozen=True):
+    """What this process remembers of a conversation."""
+
+    model: str
+    document: str | None
 
 
 class ConversationPage(Struct, frozen=True):
@@ -65,7 +76,7 @@ class Conversations:
         self.windows = windows
         self.window_max = max((one.tokens for one in windows.values()), default=settings.context_tokens)
         self.usual_model = next(iter(windows), "")
-        self._models: OrderedDict[tuple[str, str], str] = previous._models if previous else OrderedDict()
+        self._known: OrderedDict[tuple[str, str], _Known] = previous._known if previous else OrderedDict()
 
     def window(self, model: str) -> Window:
         """Return the window of a model."""
@@ -73,25 +84,33 @@ class Conversations:
 
     def model_of(self, owner: str, id_: str) -> str:
         """Return the model of a conversation as far as this process remembers it, or the usual one."""
-        return self._models.get((owner, id_), self.usual_model)
+        known = self._known.get((owner, id_))
+        return self.usual_model if known is None else known.model
 
-    def remember_model(self, owner: str, id_: str, model: str) -> None:
-        """Remember the model of a conversation, for as long as the database is lost."""
-        self._models[owner, id_] = model
-        self._models.move_to_end((owner, id_))
-        if len(self._models) > REMEMBERED_MAX:
-            self._models.popitem(last=False)
+    def document_of(self, owner: str, id_: str) -> str | None:
+        """Return the document of a conversation as far as this process remembers it."""
+        known = self._known.get((owner, id_))
+        return None if known is None else known.document
 
-    async def create(self, owner: str, title: str, model: str) -> Conversation:
+    def remember(self, owner: str, id_: str, model: str, document: str | None) -> None:
+        """Remember the model and the document of a conversation, for as long as the database is lost."""
+        self._known[owner, id_] = _Known(model, document)
+        self._known.move_to_end((owner, id_))
+        if len(self._known) > REMEMBERED_MAX:
+            self._known.popitem(last=False)
+
+    async def create(self, owner: str, title: str, model: str, document: str | None = None) -> Conversation:
         """Begin a conversation. A lost database is told of it later."""
         id_, now, model = self.ids.new(), clock.wall(), model or self.usual_model
-        rows = await self.begin(owner, id_, title, model, now).kept(self.store.patience_s)
-        return Conversation(id_, title, model, now, now, rows is not None)
+        rows = await self.begin(owner, id_, title, model, now, document).kept(self.store.patience_s)
+        return Conversation(id_, title, model, now, now, document, rows is not None)
 
-    def begin(self, owner: str, id_: str, title: str, model: str, at: float) -> PendingWrite:
+    def begin(
+        self, owner: str, id_: str, title: str, model: str, at: float, document: str | None = None
+    ) -> PendingWrite:
         """Write a conversation, unless there is one with this id."""
-        self.remember_model(owner, id_, model)
-        return self.store.write([statements.CREATE.bind(owner, id_, title, model, at)], lane=id_)
+        self.remember(owner, id_, model, document)
+        return self.store.write([statements.CREATE.bind(owner, id_, title, model, at, document)], lane=id_)
 
     async def list_page(self, owner: str, limit: int, before: str | None) -> ConversationPage:
         """Return the conversations of an owner. Raises StorageUnavailable."""
@@ -117,13 +136,13 @@ class Conversations:
         """Change the title or the model. Raises ConversationNotFound, StorageUnavailable."""
         rows = await self._change(statements.RENAME.bind(owner, id_, title, model), id_)
         conversation = conversation_of(rows[0])
-        self.remember_model(owner, id_, conversation.model)
+        self.remember(owner, id_, conversation.model, conversation.document)
         return conversation
 
     async def delete(self, owner: str, id_: str) -> None:
         """Delete a conversation and its turns. Raises ConversationNotFound, StorageUnavailable."""
         await self._change(statements.DELETE.bind(owner, id_), id_)
-        self._models.pop((owner, id_), None)
+        self._known.pop((owner, id_), None)
 
     async def read_rows(self, bound: BoundStatement, lane: str) -> list[Row]:
         """Return the rows of a query. Raises StorageUnavailable."""

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from dub5.service.grounding.model import GroundingReport
 from dub5.service.model import Outcome
 from dub5.service.tokens import estimate_tokens
 
@@ -47,6 +48,7 @@ class Conversation(Struct, frozen=True):
     model: str
     made_at: float
     used_at: float
+    document: str | None = None  # the id of what it asks about
     kept: bool = True
 
 
@@ -80,6 +82,7 @@ class Turn(Struct, frozen=True):
     target: str | None = None
     degraded: str | None = None
     ended_at: float | None = None
+    grounding: GroundingReport | None = None  # of an answer about a document
     alive: bool = True
     kept: bool = True
     worker: str = ""
@@ -97,6 +100,7 @@ class TurnEnd(Struct, frozen=True):
     finish: str | None = None
     target: str | None = None
     degraded: str | None = None
+    grounding: GroundingReport | None = None
 
 
 @dataclass(slots=True)

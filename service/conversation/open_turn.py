@@ -1,11 +1,15 @@
 """A turn that is being asked and answered: all that is known of it, before its end is written."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dub5.service.conversation.history import PastExchange
 from dub5.service.conversation.live_turn import Key, LiveTurn
 from dub5.service.conversation.model import NewQuestion, Pruned, Turn
 from dub5.service.store.store import PendingWrite
+
+if TYPE_CHECKING:  # loaded by name, where a document is asked about
+    from dub5.service.grounding.grounding import Grounding
 
 
 @dataclass(slots=True)
@@ -13,8 +17,9 @@ class OpenTurn:
     """A turn from its question to its end.
 
     `kept`: the question is in the database; `memory_lost`: it is asked without what was said before.
-    `known_tokens`: of the prompt without the question, as the provider of `known_target` counts them (None:
-    as any does). `view`: the turn, once it has ended; `end`: the write of that.
+    `grounding`: the document of its conversation. `known_tokens`: of the prompt without the question, as the
+    provider of `known_target` counts them (None: as any does). `view`: the turn, once it has ended; `end`:
+    the write of that.
     """
 
     live: LiveTurn
@@ -26,6 +31,7 @@ class OpenTurn:
     model: str = ""
     history: tuple[PastExchange, ...] = ()
     pruned: Pruned | None = None
+    grounding: "Grounding | None" = None
     known_tokens: int | None = None
     known_target: str | None = None
     view: Turn | None = None

@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+import msgspec
 from msgspec import Struct
 
 from dub5.service.conversation.history import PastExchange
 from dub5.service.conversation.model import Conversation, CountedBy, TokenCount, Turn
+from dub5.service.grounding.model import GroundingReport
 from dub5.service.model import Outcome
 from dub5.service.store.base import Row
 
-CONVERSATION_COLUMNS = 5
-TURN_COLUMNS = 20
-HISTORY_COLUMNS = 4  # before those of the turn
+CONVERSATION_COLUMNS = 6
+TURN_COLUMNS = 21
+HISTORY_COLUMNS = 5  # before those of the turn
+_REPORT = msgspec.json.Decoder(GroundingReport)
 COUNTED_BY: Mapping[str | None, CountedBy] = {each.value: each for each in CountedBy}
 
 
@@ -49,6 +52,7 @@ def turn_of(row: Row, conversation: str) -> Turn:
         ended_at=values[17],
         alive=alive,
         worker=values[19],
+        grounding=None if values[20] is None else _REPORT.decode(values[20]),
     )
 
 
@@ -66,21 +70,22 @@ class RememberedTurn(Struct, frozen=True):
 class History(Struct, frozen=True):
     """What is remembered of a conversation: `turns` are the newest of `turns_count`, the oldest first.
 
-    `equal`: the id of the turn that has the question's own id.
+    `equal`: the id of the turn that has the question's own id. `document`: that of the conversation.
     """
 
     model: str
     turns_count: int
     tokens: int
     equal: str | None
+    document: str | None
     turns: list[RememberedTurn]
 
 
 def history_of(rows: list[Row]) -> History:
     """Return the history that the rows of HISTORY hold."""
-    model, count, tokens, equal = cast(tuple[str, int, int, str | None], rows[0][:HISTORY_COLUMNS])
+    head = cast(tuple[str, int, int, str | None, str | None], rows[0][:HISTORY_COLUMNS])
     turns = [_remembered(row[HISTORY_COLUMNS:]) for row in reversed(rows) if row[HISTORY_COLUMNS] is not None]
-    return History(model, count, tokens, equal, turns)
+    return History(*head, turns)
 
 
 def _remembered(row: Row) -> RememberedTurn:

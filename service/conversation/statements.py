@@ -5,7 +5,7 @@ $1 is the owner, $2 the conversation. Values that an INSERT selects are cast: Po
 
 from dub5.service.store.base import Statement
 
-_CONVERSATION = "id, title, model, made_at, used_at"
+_CONVERSATION = "id, title, model, made_at, used_at, document"
 _MINE = "SELECT id FROM conversation WHERE owner = $1 AND id = $2"
 # $3: now. A turn whose worker is gone is never ended by it.
 _TURN = (
@@ -13,12 +13,12 @@ _TURN = (
     " t.asked_at, t.answer, t.answer_tokens, t.answer_source, t.prompt_tokens, t.outcome, t.finish, t.target,"
     " t.degraded, t.ended_at, CASE WHEN t.state = 'ended' OR EXISTS"
     " (SELECT 1 FROM worker w WHERE w.id = t.worker AND w.until > CAST($3 AS DOUBLE PRECISION))"
-    " THEN 1 ELSE 0 END, t.worker"
+    " THEN 1 ELSE 0 END, t.worker, t.grounding"
 )
 
 CREATE = Statement(
     "conversation_create",
-    f"INSERT INTO conversation (owner, {_CONVERSATION}) VALUES ($1, $2, $3, $4, $5, $5)"
+    f"INSERT INTO conversation (owner, {_CONVERSATION}) VALUES ($1, $2, $3, $4, $5, $5, $6)"
     " ON CONFLICT DO NOTHING",
 )
 LIST = Statement(
@@ -33,7 +33,7 @@ LIST_BEFORE = Statement(
 )
 READ = Statement(  # the newest turns before the turn $4
     "conversation_read",
-    f"SELECT c.id, c.title, c.model, c.made_at, c.used_at, {_TURN}"
+    f"SELECT c.id, c.title, c.model, c.made_at, c.used_at, c.document, {_TURN}"
     " FROM conversation c LEFT JOIN turn t ON t.conversation = c.id AND t.id < $4"
     " WHERE c.owner = $1 AND c.id = $2 ORDER BY t.id DESC LIMIT $5",
 )
@@ -50,13 +50,13 @@ DELETE = Statement(
 # exact, and take SQLite four times as long. Also which other turn than $4 was asked as $3.
 HISTORY = Statement(
     "turn_history",
-    "WITH mine AS (SELECT id, model FROM conversation WHERE owner = $1 AND id = $2),"
+    "WITH mine AS (SELECT id, model, document FROM conversation WHERE owner = $1 AND id = $2),"
     " whole AS (SELECT COUNT(*) AS turns,"
     " CAST(COALESCE(SUM(question_tokens + answer_tokens), 0) AS BIGINT) AS tokens FROM turn"
     " WHERE conversation IN (SELECT id FROM mine) AND outcome = 'complete' AND answer_tokens > 0)"
     " SELECT mine.model, whole.turns, whole.tokens,"
     " (SELECT t.id FROM turn t WHERE t.conversation IN (SELECT id FROM mine) AND t.asked_as = $3"
-    " AND t.id <> $4),"
+    " AND t.id <> $4), mine.document,"
     " t.question, t.question_tokens, t.question_source, t.answer, t.answer_tokens, t.answer_source,"
     " t.asked_at, t.ended_at, t.prompt_tokens, t.target, t.model FROM mine CROSS JOIN whole LEFT JOIN"
     " turn t ON t.conversation = mine.id AND t.outcome = 'complete' AND t.answer_tokens > 0"
@@ -103,9 +103,9 @@ END = Statement(
     " answer_tokens = CAST($7 AS BIGINT), answer_source = $8,"
     " question_tokens = CAST($9 AS BIGINT), question_source = $10,"
     " prompt_tokens = CAST($11 AS BIGINT), finish = $12, target = $13, degraded = $14,"
-    " ended_at = CAST($15 AS DOUBLE PRECISION)"
+    " grounding = $15, ended_at = CAST($16 AS DOUBLE PRECISION)"
     f" WHERE conversation IN ({_MINE}) AND id = $3"
-    " AND (state = 'open' OR ended_at = CAST($15 AS DOUBLE PRECISION)) RETURNING id",
+    " AND (state = 'open' OR ended_at = CAST($16 AS DOUBLE PRECISION)) RETURNING id",
 )
 ABANDON = Statement(  # what was left open by a worker that is gone, or by this one, $5
     "turn_abandon",

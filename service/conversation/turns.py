@@ -5,10 +5,12 @@ find -> claim -> open (history is read while the question is written) -> end -> 
 
 import asyncio
 
+import msgspec
 from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.conversation import statements
+from dub5.service.conversation.asked_documents import AskedDocuments
 from dub5.service.conversation.conversations import UNREADABLE, Conversations, Window, not_found
 from dub5.service.conversation.history import fit
 from dub5.service.conversation.live_turn import Finished, LiveTurn, TurnListener
@@ -35,8 +37,11 @@ Rows = list[list[Row]] | None
 class Turns:
     """The turns of all owners. `previous`: what a reload of the settings replaces."""
 
-    def __init__(self, conversations: Conversations, events: Events, live: LiveTurns) -> None:
+    def __init__(
+        self, conversations: Conversations, events: Events, live: LiveTurns, documents: AskedDocuments
+    ) -> None:
         self.conversations = conversations
+        self.documents = documents
         self.live = live
         self._store = conversations.store
         self._events = events
@@ -56,7 +61,8 @@ class Turns:
     async def open(self, turn: OpenTurn) -> Turn | None:
         """Write the question and read what was said before. Return the turn that had the same question.
 
-        Waits for the database for at most its patience. Raises ConversationNotFound.
+        Waits for the database for at most its patience. Raises ConversationNotFound, DocumentNotFound,
+        StorageUnavailable.
         """
         until_s = clock.now() + self._store.patience_s
         asking = asyncio.create_task(self._ask(turn), name=f"ask {turn.id}")  # begins while the read waits
@@ -76,6 +82,10 @@ class Turns:
             turn.unknown = True
             return await self._end_elsewhere(turn.owner, equal)
         turn.kept = turn.kept or equal is not None
+        where = turn.owner, turn.conversation
+        document = self.conversations.document_of(*where) if history is None else history.document
+        if document is not None:
+            turn.grounding = await self.documents.grounding(turn.owner, document)
         self._remember(turn, history)
         return None
 
@@ -117,14 +127,14 @@ class Turns:
             turn.memory_lost = True
             turn.model = turn.question.model or conversations.model_of(turn.owner, turn.conversation)
             return
-        conversations.remember_model(turn.owner, turn.conversation, history.model)
+        conversations.remember(turn.owner, turn.conversation, history.model, history.document)
         turn.model = turn.question.model or history.model
         window = conversations.window(turn.model)
         exchanges = [one.exchange for one in history.turns]
         fitted = fit(
             window.tokens,
             conversations.settings.answer_tokens,
-            window.fixed_tokens,
+            _fixed_tokens(turn, window),
             exchanges,
             turn.question.count.bound(turn.question.text),
         )
@@ -135,7 +145,7 @@ class Turns:
             turn.pruned = Pruned(dropped, tokens)
             event = HistoryPruned(turn.question.request_id, turn.model, dropped, tokens)
             self._events.emit(event)
-        else:
+        elif turn.grounding is None:
             _count_before(turn, history.turns, window)
 
     async def _equal(
@@ -270,6 +280,7 @@ class Turns:
             target=end.target,
             degraded=end.degraded,
             ended_at=now,
+            grounding=end.grounding,
             kept=False,
         )
         if turn.unknown:
@@ -310,6 +321,13 @@ def turn_not_found() -> ConversationNotFound:
     return ConversationNotFound("There is no turn with this id here.")
 
 
+def _fixed_tokens(turn: OpenTurn, window: Window) -> int:
+    """Return the tokens that a prompt has beside the turns: of the personality, and of a document."""
+    if turn.grounding is None:
+        return window.fixed_tokens + window.document_tokens
+    return window.fixed_tokens + turn.grounding.document.tokens
+
+
 def _count_before(turn: OpenTurn, turns: list[RememberedTurn], window: Window) -> None:
     """Note the tokens of the prompt without the question, where a provider has counted them.
 
@@ -317,7 +335,7 @@ def _count_before(turn: OpenTurn, turns: list[RememberedTurn], window: Window) -
     system prompt, which is its model's.
     """
     if not turns:
-        turn.known_tokens = None if window.fixed_tokens else 0
+        turn.known_tokens = None if window.fixed_tokens or window.document_tokens else 0
         return
     last, answered = turns[-1], turns[-1].exchange.answer_count
     in_turn = all(one.ended_at <= last.asked_at for one in turns[:-1])
@@ -345,5 +363,6 @@ def _end_of(turn: Turn, owner: str, answer: str | None) -> BoundStatement:
         turn.finish,
         turn.target,
         turn.degraded,
+        None if turn.grounding is None else msgspec.json.encode(turn.grounding).decode(),
         turn.ended_at,
     )

@@ -30,7 +30,7 @@ def statements() -> dict[str, Statement]:
     return found
 
 
-END = ("complete", "chat", "whole", 3, "estimate", 2, "estimate", None, "stop", "one/m", None, NOW + 1)
+END = ("complete", "chat", "whole", 3, "estimate", 2, "estimate", None, "stop", "one/m", None, None, NOW + 1)
 # The values after the owner, as somebody gives them who knows every id.
 VALUES: dict[str, tuple[Value, ...]] = {
     "conversation_list": (10,),
@@ -104,7 +104,7 @@ FILLING = [
     bound
     for owner, id_, turn in ((ME, TALK, TURN), ("session:other", OTHER, OTHER))
     for bound in (
-        CREATE.bind(owner, id_, "", "chat", NOW),
+        CREATE.bind(owner, id_, "", "chat", NOW, None),
         ASK.bind(owner, id_, turn, "asked", "Hi", 1, "estimate", "", "", "r", "w", NOW),
         CREATE_DOCUMENT.bind(owner, id_, "a.txt", "txt", 4, 1, 1, "", "text", NOW, 50),
         CREATE_JOB.bind(owner, turn, "deck", id_, 2, NOW),

@@ -15,7 +15,7 @@ from tests.support.world import ServiceWorld, healthy
 COPY = (
     "INSERT INTO turn SELECT $1, conversation, $1, question, question_tokens, question_source, flags, state,"
     " model, request_id, worker, asked_at, answer, answer_tokens, answer_source, prompt_tokens, outcome,"
-    " finish, target, degraded, ended_at, NULL FROM turn WHERE id = $2"
+    " finish, target, degraded, ended_at, NULL, NULL FROM turn WHERE id = $2"
 )
 
 
