@@ -28,6 +28,7 @@ PARALLEL = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 PAGES = {  # each with the module that prints it, and its arguments
     "docs/prove/complaints.md": ("tests.experiments.complaints",),
     "docs/prove/faults.md": ("tests.experiments.fault_table",),
+    "docs/prove/resume.md": ("tests.experiments.resume",),
     "docs/operate/environment.md": ("tests.experiments.environment",),
     "service/web/openapi.json": ("tests.experiments.openapi",),
     ".env.example": ("tests.experiments.environment", "example"),
