@@ -125,6 +125,24 @@ USAGE = table(
     },
     {"estimated": flag("The provider did not count; these are estimates.")},
 )
+GROUNDING = table(
+    "Of an answer about a document: what became of its statements.",
+    {
+        "grounded": flag("Something was told, and its sources support all of it."),
+        "sources": array(
+            table(
+                "A passage of the document that was cited.",
+                {
+                    "number": number("Its number, as in `[4]`."),
+                    "text": text("What it says."),
+                    "page": number("Its page."),
+                },
+            ),
+            "The passages that were cited by what was told.",
+        ),
+        "withheld": number("Statements that were left out, since no passage supports them."),
+    },
+)
 CHAT_ANSWER = table(
     "OpenAI's chat.completion. `model` names the model that answered.",
     {
@@ -143,6 +161,7 @@ CHAT_ANSWER = table(
         "id": text("Names the answer."),
         "created": number("Seconds since 1970."),
         "usage": optional(ref("Usage")),
+        "grounding": ref("Grounding"),
     },
 )
 EMBEDDINGS_REQUEST = table(
@@ -174,7 +193,11 @@ MODEL = table(
             "additionalProperties": {"type": "string"},
         },
     },
-    {"personality": text("The name of its personality."), "title": text("What people may read.")},
+    {
+        "personality": text("The name of its personality."),
+        "title": text("What people may read."),
+        "grounded": flag("Its answers are checked against a document."),
+    },
 )
 MODELS = table(
     "The models.",
@@ -201,7 +224,12 @@ CONVERSATION_FIELDS = {
     "title": text("What a list shows; at most 200 characters.", maxLength=200),
     "model": text("The model of its questions, a name of `GET /v1/models`."),
 }
-CONVERSATION_REQUEST = table("What is known of a conversation.", {}, CONVERSATION_FIELDS)
+DOCUMENT_OF_CONVERSATION = {
+    "document": text("The id of the document that it asks about. It does not change.")
+}
+CONVERSATION_REQUEST = table(
+    "What is known of a conversation.", {}, CONVERSATION_FIELDS | DOCUMENT_OF_CONVERSATION
+)
 CONVERSATION = table(
     "A conversation.",
     {
@@ -212,6 +240,7 @@ CONVERSATION = table(
         "used_at": WHEN,
         "kept": flag("Whether it is in the database."),
     },
+    DOCUMENT_OF_CONVERSATION,
 )
 DOCUMENT = table(
     "A document, without its text.",
@@ -270,6 +299,7 @@ TURN = table(
     },
     {
         "degraded": text("The source of a fallback answer, which is no model's."),
+        "grounding": ref("Grounding"),
         "pruned": table(
             "What the model was not told, because it did not fit into its window.",
             {"turns": number("How many exchanges."), "tokens": number("How many tokens.")},
@@ -291,10 +321,11 @@ TURN_REQUEST = table(
 CONVERSATION_TURNS = table(
     "A conversation with its turns, oldest first.",
     {
-        **CONVERSATION["properties"],
+        **{name: one for name, one in CONVERSATION["properties"].items() if name != "document"},
         "turns": array(ref("Turn"), "The newest of them, or those before `before`."),
         "has_more": flag("There are older ones: ask again with `before`."),
     },
+    DOCUMENT_OF_CONVERSATION,
 )
 JOB = table(
     "A job: work in the background.",
@@ -441,6 +472,7 @@ SCHEMAS: dict[str, Schema] = {
     "Message": MESSAGE,
     "ChatRequest": CHAT_REQUEST,
     "Usage": USAGE,
+    "Grounding": GROUNDING,
     "ChatAnswer": CHAT_ANSWER,
     "EmbeddingsRequest": EMBEDDINGS_REQUEST,
     "Embeddings": EMBEDDINGS,
