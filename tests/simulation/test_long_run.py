@@ -15,7 +15,7 @@ import pytest
 
 from dub5.service import clock
 from dub5.service.app import Service
-from dub5.service.config.options import CacheOptions, TimeoutOptions
+from dub5.service.config.options import CacheOptions, KeysOptions, TimeoutOptions
 from dub5.service.config.settings import LoadedSettings, ProviderSettings, RouteSettings, Secret, Settings
 from dub5.service.failover import prober
 from dub5.simulators.answers import Proof, judge
@@ -43,9 +43,14 @@ def _rare_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class LongRunWorld:
-    """The service over two simulated providers, `one` before `two`, with a steady load."""
+    """The service over two simulated providers, `one` before `two`, with a steady load.
 
-    def __init__(self, persona: str = "free", limits: Limits | None = None) -> None:
+    `forecasts`: a key rests before it is refused, since the provider says that nothing is left.
+    """
+
+    def __init__(
+        self, persona: str = "free", limits: Limits | None = None, *, forecasts: bool = False
+    ) -> None:
         self.ledger = Ledger()
         loop = asyncio.get_running_loop()
         self.epoch_s = int(clock.wall() - clock.now())
@@ -66,6 +71,7 @@ class LongRunWorld:
         settings = Settings(
             provider=tuple(ProviderSettings(name, "openai", urls[name]) for name in NAMES),
             route=(RouteSettings("chat", tuple(f"{name}/m" for name in NAMES)),),
+            keys=KeysOptions(check_s=0.0, quota_headers=forecasts),
         )
         secrets = {name: (Secret("sk"),) for name in NAMES}
         self.service = Service(LoadedSettings(settings, secrets, ()), wire=self.wire, seed="long")
@@ -132,6 +138,21 @@ async def test_a_daily_quota(persona: str) -> None:
             assert not after or after[0].status == 200
         assert max(world.waits_s) < AT_ONCE_S
         assert world.answered.count("one") + world.answered.count("two") == len(world.waits_s)
+
+
+async def test_a_daily_quota_that_is_told() -> None:
+    """A provider that says what is left of its daily quota is used to the end, and never refuses."""
+    quota, until_s = 100, 2 * DAY_S
+    async with LongRunWorld("free", Limits(requests_per_day=quota), forecasts=True) as world:
+        await world.people(until_s, 5 * MINUTE_S)
+        assert {line.status for line in world.asked("one")} == {200}
+        edges_s = [0.0, *world.midnights_s(until_s), until_s]
+        whole_days = [
+            sum(begin_s <= line.at_s < end_s for line in world.asked("one"))
+            for begin_s, end_s in pairwise(edges_s)
+            if end_s - begin_s > DAY_S / 2
+        ]
+        assert whole_days and all(count >= quota - 1 for count in whole_days)
 
 
 @pytest.mark.parametrize("headers", ["date", 4 * HOUR_S])
@@ -261,13 +282,14 @@ async def test_a_date_to_come_back_at(jump_s: float) -> None:
         assert len(world.asked["one"]) == 2
 
 
-def test_a_clock_that_is_set_in_the_middle_of_traffic() -> None:
+@pytest.mark.parametrize("forecasts", [False, True])
+def test_a_clock_that_is_set_in_the_middle_of_traffic(*, forecasts: bool) -> None:
     """Setting the host's clock while traffic goes on changes no routing, no quota and no wait: an hour
     forwards, two back, one forwards."""
 
     async def day(*jumps_s: float) -> list[tuple[float, str, int]]:
         until_s, every_s = 0.75 * DAY_S, 5 * MINUTE_S
-        async with LongRunWorld("free", Limits(requests_per_day=40)) as world:
+        async with LongRunWorld("free", Limits(requests_per_day=40), forecasts=forecasts) as world:
             world.providers["one"].set_fault(parse_fault({"kind": "status", "status": 503, "share": 0.1}))
             for n, s in enumerate(jumps_s, start=1):
                 await world.people(until_s * n / (len(jumps_s) + 1), every_s)
@@ -277,7 +299,7 @@ def test_a_clock_that_is_set_in_the_middle_of_traffic() -> None:
             return [(line.at_s, line.provider, line.status) for line in world.ledger.lines()]
 
     calm = run(day(0.0, 0.0, 0.0), seed=SEED_OF_MORNING)
-    assert {status for _, _, status in calm} == {200, 429, 503}
+    assert {status for _, _, status in calm} == ({200, 503} if forecasts else {200, 429, 503})
     assert run(day(HOUR_S, -2 * HOUR_S, HOUR_S), seed=SEED_OF_MORNING) == calm
 
 
