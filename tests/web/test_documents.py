@@ -113,3 +113,14 @@ async def test_a_lost_connection(browser: str, studying: str) -> None:
         await connect(page, True)
         await press(page, "Try again")
         await page.until(f"{NAMES}[0] === 'notes.txt'")
+
+
+async def test_without_documents(browser: str, service: str) -> None:
+    """Where the service keeps no documents, the page shows nothing of them, not even at their address."""
+    async with open_page(browser, f"{service}/#documents") as page:
+        await page.until("!document.querySelector('#model').disabled")
+        await page.until("document.querySelector('#study').hidden && !document.querySelector('#chat').hidden")
+        assert await page.evaluate("document.querySelector('#to-documents').hidden")
+        loaded = await page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+        assert not [name for name in loaded if "/v1/documents" in name or "study" in name]
+        assert page.errors == []
