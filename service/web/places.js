@@ -25,6 +25,8 @@ export class Places {
     this.offered = undefined; // until the service has said whether it keeps documents
     /** @type {import("./study.js").Study | null} */
     this.study = null;
+    /** @type {Promise<import("./study.js").Study> | null} */
+    this.starting = null;
     addEventListener("hashchange", () => this.show());
     this.show();
   }
@@ -35,6 +37,12 @@ export class Places {
     this.offered = offered;
     this.link.hidden = !offered;
     this.show();
+  }
+
+  /** Load the part, and begin it. @param {number} bytesMax of a file */
+  async start(bytesMax) {
+    const { startStudy } = await import("./study.js");
+    return startStudy(this.section, this.caller, bytesMax);
   }
 
   async show() {
@@ -52,9 +60,11 @@ export class Places {
     if (!this.study) this.section.replaceChildren(h("div.bones", { ariaBusy: "true" }, h("span.bone"), h("span.bone.short")));
     if (!this.offered) return;
     try {
-      this.study ??= await (await import("./study.js")).startStudy(this.section, this.caller, this.offered.bytes_max);
+      this.starting ??= this.start(this.offered.bytes_max);
+      this.study = await this.starting;
       if (isElsewhere()) this.study.show(location.hash);
     } catch {
+      this.starting = null;
       const again = h("button.quiet", { type: "button", onclick: () => this.show() }, "Try again");
       const why = "This part of the page could not be loaded. Check that you are online, then try again.";
       this.section.replaceChildren(h("p", { role: "alert" }, why), again);
