@@ -124,3 +124,18 @@ async def test_without_documents(browser: str, service: str) -> None:
         loaded = await page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
         assert not [name for name in loaded if "/v1/documents" in name or "study" in name]
         assert page.errors == []
+
+
+async def test_a_part_that_does_not_come(browser: str, studying: str) -> None:
+    """A part of the page that cannot be loaded says so, and comes with its button once it can be."""
+    async with open_page(browser, studying) as page:
+        await page.until("!document.querySelector('#to-documents').hidden")
+        await page.call("Network.enable")
+        await page.call("Network.setBlockedURLs", urls=["*/web/library.js"])
+        await page.evaluate("document.querySelector('#to-documents').click()")
+        await page.until("document.querySelector('#study [role=alert]') !== null")
+        said = await page.evaluate("document.querySelector('#study [role=alert]').textContent")
+        assert said.startswith("This part of the page could not be loaded.")
+        await page.call("Network.setBlockedURLs", urls=[])
+        await press(page, "Try again")
+        await page.until("document.querySelector('.drop') !== null")
