@@ -391,8 +391,7 @@ def _decks(process: ProcessScope, documents: Documents | None, previous: Runtime
     if documents is None or process.store is None or process.jobs is None:
         return None
     before = previous.deps.decks if previous else None
-    ids = before.ids if before else Ids(process.rng("deck ids"))
-    return Decks(process.store, documents, process.jobs, ids)
+    return Decks(process.store, documents, process.jobs, process.rng("deck ids"), before)
 
 
 def _sessions(loaded: LoadedSettings, process: ProcessScope) -> BrowserSessions | None:

@@ -165,7 +165,7 @@ class Documents:
             self.settings.per_owner_max,
         )
         proof = statements.READ.bind(owner, document.id)
-        write = self._store.write([lock, create, proof], lane=owner)
+        write = self._store.write([lock, create, proof], lane=owner, is_bulk=True)
         try:
             rows = await write.kept(KEPT_WITHIN_S)
         except asyncio.CancelledError:

@@ -1,8 +1,8 @@
 """Readers: at most so many files are read at one time, and a bounded number waits, in order."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
+from dub5.service.admission.places import NoPlace, Places
 from dub5.service.documents.refusals import ReadRefused
 from dub5.service.documents.report import ReadText
 
@@ -17,22 +17,12 @@ class Readers:
     def __init__(self, read_file: ReadFile, count: int = 2) -> None:
         self.count = count
         self._read_file = read_file
-        self._free = asyncio.Semaphore(count)
-        self._waiting = 0
+        self._places = Places(count, WAITING_PER_READER * count, WAIT_S)
 
     async def read(self, data: bytes, name: str) -> ReadText:
         """Return the text of a file. Raises ReadRefused: also if too many wait, or this one for too long."""
-        if self._waiting >= WAITING_PER_READER * self.count:
-            raise ReadRefused("overloaded")
-        self._waiting += 1
         try:
-            async with asyncio.timeout(WAIT_S):
-                await self._free.acquire()
-        except TimeoutError:
+            async with self._places.take():
+                return await self._read_file(data, name)
+        except NoPlace:
             raise ReadRefused("overloaded") from None
-        finally:
-            self._waiting -= 1
-        try:
-            return await self._read_file(data, name)
-        finally:
-            self._free.release()

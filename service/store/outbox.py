@@ -3,6 +3,7 @@
     lane      the writes of one conversation, in order: the next one is sent when the one before is through
     bounds    `WRITES_MAX` writes, `BYTES_MAX` bytes
     backlog   lanes that waited for a lost database: others go first, since somebody waits for those
+    bulk      large writes whose makers wait: they leave room for turns, and are sent at once or never
 
 When it is full, the newest writes are forgotten, and all that follow until it is empty again. So each lane
 loses only its end, and no write is sent whose predecessor was forgotten. Forgetting the oldest lane instead
@@ -18,6 +19,7 @@ from dub5.service.store.base import BoundStatement
 
 WRITES_MAX = 1_000
 BYTES_MAX = 8 * 1024 * 1024
+BULK_SHARE = 0.75  # of the bytes, with all else that waits: a document of any letters has about 4 MiB
 
 
 class Waiting(Protocol):
@@ -71,6 +73,10 @@ class Outbox(Generic[W]):
         self._newest[write.lane] = self._added
         self.count, self.bytes = self.count + 1, self.bytes + write.size
         return True
+
+    def has_room_for_bulk(self, size: int) -> bool:
+        """Return whether a large write may be added. One that is not added closes the outbox to no other."""
+        return self.bytes + size <= self._bytes_max * BULK_SHARE
 
     def take(self, *, backlog: bool = True) -> W | None:
         """Return the next write to send, of a lane that has none under way; None if there is none.

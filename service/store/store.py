@@ -164,10 +164,15 @@ class Store:
         except StatementRefused:
             raise StoreLost("the database refused the statement") from None
 
-    def write(self, bounds: list[BoundStatement], *, lane: str) -> PendingWrite:
-        """Send these statements as one transaction, after the lane's writes before. Returns at once."""
+    def write(self, bounds: list[BoundStatement], *, lane: str, is_bulk: bool = False) -> PendingWrite:
+        """Send these statements as one transaction, after the lane's writes before. Returns at once.
+
+        `is_bulk`: it is large, and its maker waits: where much waits already, it is not sent.
+        """
         write = PendingWrite(self, bounds, lane)
-        if self._closed or not self.outbox.add(write):
+        if is_bulk and not self.outbox.has_room_for_bulk(write.size):
+            write.end(None)
+        elif self._closed or not self.outbox.add(write):
             self._forget([write])
         else:
             self._pump()

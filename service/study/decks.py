@@ -8,13 +8,21 @@ A deck keeps the texts of its parts, so that it outlives its document, and can a
 import asyncio
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from random import Random
 
 import msgspec
 from msgspec import Struct
 
 from dub5.service import clock
+from dub5.service.admission.places import NoPlace, Places
 from dub5.service.documents.documents import Documents
-from dub5.service.errors import DeckNotFound, StorageUnavailable, TooManyDecks, UnreadableDocument
+from dub5.service.errors import (
+    DeckNotFound,
+    Overloaded,
+    StorageUnavailable,
+    TooManyDecks,
+    UnreadableDocument,
+)
 from dub5.service.ids import Ids
 from dub5.service.jobs.jobs import Jobs
 from dub5.service.jobs.model import Job
@@ -33,6 +41,8 @@ PER_OWNER_MAX = 100
 KEPT_WITHIN_S = 5.0  # 200 parts take a database longer than a question does
 USED_AGAIN_S = 3_600.0  # how often a deck that is read is noted as used
 RETRY_AFTER_S = 5.0
+MADE_AT_ONCE = 2  # each holds a whole text, and the texts of its parts
+WAITING_MAX, WAIT_S = 100, 10.0
 DECK_COLUMNS = 8
 UNREADABLE = (StoreLost, StatementRefused)
 
@@ -45,10 +55,13 @@ class DeckPage(Struct, frozen=True):
 
 
 class Decks:
-    """The decks of all owners."""
+    """The decks of all owners. `before`: those of the settings before, which may still be making some."""
 
-    def __init__(self, store: Store, documents: Documents, jobs: Jobs, ids: Ids) -> None:
-        self.ids = ids
+    def __init__(
+        self, store: Store, documents: Documents, jobs: Jobs, rng: Random, before: "Decks | None" = None
+    ) -> None:
+        self._ids = before._ids if before else Ids(rng)
+        self._places = before._places if before else Places(MADE_AT_ONCE, WAITING_MAX, WAIT_S)
         self._store = store
         self._documents = documents
         self._jobs = jobs
@@ -56,13 +69,22 @@ class Decks:
     async def create(self, owner: str, document: str, title: str, model: str, wanted: int) -> Deck:
         """Make a deck of at most `wanted` cards from a document. It is committed; its cards come later.
 
-        Raises DocumentNotFound, UnreadableDocument, TooManyDecks, StorageUnavailable.
+        Raises DocumentNotFound, UnreadableDocument, TooManyDecks, StorageUnavailable, Overloaded.
         """
+        try:
+            async with self._places.take():
+                return await self._create(owner, document, title, model, wanted)
+        except NoPlace:
+            raise Overloaded(
+                "Many decks are being made at this moment.", retry_after_s=RETRY_AFTER_S
+            ) from None
+
+    async def _create(self, owner: str, document: str, title: str, model: str, wanted: int) -> Deck:
         if len(await self._rows(statements.COUNTED.bind(owner, PER_OWNER_MAX), owner)) >= PER_OWNER_MAX:
             raise _too_many()
         source, text = await self._documents.text(owner, document)
         chosen = await _parts(text, wanted)
-        id_, now = self.ids.new(), clock.wall()
+        id_, now = self._ids.new(), clock.wall()
         job = self._jobs.new(owner, KIND, id_, len(chosen))
         deck = Deck(id_, title or _title_of(source.name), document, model, now, now, len(chosen), 0, job)
         await self._keep(owner, deck, job, chosen)
@@ -117,7 +139,7 @@ class Decks:
             for number, one in enumerate(parts, 1)
         ]
         bounds = [create, *add, self._jobs.creation(job), statements.JOB_OF.bind(owner, deck.id)]
-        write = self._store.write(bounds, lane=deck.id)
+        write = self._store.write(bounds, lane=deck.id, is_bulk=True)
         try:
             rows = await write.kept(KEPT_WITHIN_S)
         except asyncio.CancelledError:

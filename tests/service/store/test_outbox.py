@@ -74,6 +74,14 @@ def test_what_is_too_large_is_forgotten_alone() -> None:
     assert outbox.add(Write("a", 2))
 
 
+def test_bulk_leaves_room() -> None:
+    """There is no room for bulk where the rest of the outbox is for small writes."""
+    outbox: Outbox[Write] = Outbox(bytes_max=100)
+    assert outbox.has_room_for_bulk(75) and not outbox.has_room_for_bulk(76)
+    outbox.add(Write("a", 1, size=70))
+    assert not outbox.has_room_for_bulk(6) and outbox.add(Write("b", 1, size=30))
+
+
 def test_the_backlog_goes_last() -> None:
     """Writes that somebody waits for go before those of an outage, and a lane that goes on is waited for."""
     outbox: Outbox[Write] = Outbox()

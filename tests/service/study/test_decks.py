@@ -15,15 +15,17 @@ from dub5.service.admission.sessions import Session
 from dub5.service.config.options import DegradedOptions, SanitizeOptions
 from dub5.service.config.settings import DocumentSettings, JobsSettings, ServerSettings
 from dub5.service.errors import GatewayError, Overloaded
-from dub5.service.events import AttemptEnded, RequestEnded
+from dub5.service.events import AttemptEnded, RequestEnded, WritesForgotten
 from dub5.service.ids import id_of
 from dub5.service.study import statements
 from dub5.service.study.asking import BackgroundQuestion
+from dub5.service.study.decks import WAITING_MAX
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
 from dub5.simulators.personas.base import Profile
 from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Hang
+from dub5.simulators.virtual.database import DatabaseFault
 from tests.support.deck_world import DeckWorld, cards, lies, text_of, writing
 from tests.support.world import limited, script, status, until
 
@@ -284,14 +286,43 @@ async def test_too_many() -> None:
     """The 101st deck of an owner is refused in words, and leaves nothing behind."""
     async with DeckWorld(options={"jobs": JobsSettings(workers=0)}) as world:
         document = (await world.document(b"Water is a molecule. It is wet."))["id"]
-        asks = [world.decks("POST", json={"document": document}) for _ in range(105)]
-        answers = await asyncio.gather(*asks)
+        answers = []
+        for count in (95, 10):
+            asks = [world.decks("POST", json={"document": document}) for _ in range(count)]
+            answers += await asyncio.gather(*asks)
         assert [answer.status for answer in answers].count(202) == 100
         refused = next(answer for answer in answers if answer.status != 202)
         assert (refused.status, refused.json()["error"]["code"]) == (400, "too_many_decks")
         await asyncio.sleep(5.0)
         assert world.database.storage.rows("SELECT COUNT(*) FROM deck") == [(100,)]
         assert world.database.storage.rows("SELECT COUNT(*) FROM job") == [(100,)]
+
+
+async def test_many_at_once() -> None:
+    """Decks that are made at one time wait for each other, and push no write out of the outbox."""
+    async with DeckWorld(options={"jobs": JobsSettings(workers=0)}) as world:
+        assert world.service.store is not None
+        world.service.store.outbox._bytes_max = 64 * 1024
+        document = (await world.document(text_of(8).encode()))["id"]
+        asks = [world.decks("POST", json={"document": document}) for _ in range(WAITING_MAX + 20)]
+        answers = [answer.status for answer in await asyncio.gather(*asks)]
+        assert set(answers) == {202, 400, 503} and answers.count(202) == 100
+        assert world.of(WritesForgotten) == []
+
+
+async def test_no_room_for_a_deck() -> None:
+    """A deck that the outbox has no room for is refused; what comes after it is kept."""
+    async with DeckWorld() as world:
+        assert world.service.store is not None
+        world.service.store.outbox._bytes_max = 40 * 1024
+        document = (await world.document(text_of(8).encode()))["id"]
+        slow = DatabaseFault(kind="slow", at_s=asyncio.get_running_loop().time(), for_s=2.0, wait_s=0.04)
+        world.database.storage.faults = (slow,)
+        asks = [world.decks("POST", json={"document": document}) for _ in range(5)]
+        answers = [answer.status for answer in await asyncio.gather(*asks)]
+        assert set(answers) == {202, 503}, answers
+        assert await world.read(await world.begin())
+        assert world.of(WritesForgotten) == []
 
 
 @pytest.mark.parametrize(
