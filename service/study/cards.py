@@ -9,6 +9,7 @@ spread          how many cards each part is asked for
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -24,6 +25,7 @@ QUOTE_BYTES_MIN = 8  # a shorter one is in any text
 ANSWER_CHARS_MAX = 128 * 1024  # read of an answer
 TRIES_MAX = 50  # places of an answer that look like JSON and are not
 PER_PART_MAX = 25
+CARDS_READ_MAX = 4 * PER_PART_MAX  # of an answer
 TOKENS_A_CARD = 30  # of a text, at least: a shorter one has fewer cards than wanted
 ANSWER_TOKENS_A_CARD = 200
 
@@ -32,6 +34,7 @@ _BROKEN_WORD = re.compile(r"(?<=\w)[-\u00ad\u2010][^\S\n]*\n\s*(?=\w)")
 _PLAIN = str.maketrans(
     "\u2018\u2019\u201b\u201c\u201d\u201e\u00ab\u00bb\u2010\u2011\u2013\u2014", '\'\'\'"""""----'
 )
+_LETTER, _NOT_AFTER_A_LETTER, _NOT_BEFORE_A_LETTER = re.compile("[a-z0-9]"), "(?<![a-z0-9])", "(?![a-z0-9])"
 _JSON_START = re.compile(r"[{\[]")
 _DECODER = json.JSONDecoder()
 _NAMES = {"front": ("front", "question"), "back": ("back", "answer"), "quote": ("quote",)}
@@ -75,10 +78,9 @@ def card_messages(text: str, title: str, count: int, mark: str) -> list[dict[str
 
 def read_cards(answer: str) -> list[Flashcard]:
     """Return the cards of an answer: lines of JSON, a list, or an object with one; in a fence or in prose."""
-    found = []
-    for value in _values(answer[:ANSWER_CHARS_MAX]):
-        found += [card for one in _objects(value) if (card := _card(one)) is not None]
-    return found
+    values = _values(answer[:ANSWER_CHARS_MAX])
+    cards = (_card(one) for value in values for one in _objects(value))
+    return list(islice((card for card in cards if card is not None), CARDS_READ_MAX))
 
 
 def grounded(cards: Iterable[Flashcard], text: str, mark: str = "") -> list[Flashcard]:
@@ -127,7 +129,9 @@ def _values(text: str) -> Iterator[Any]:
     while failed < TRIES_MAX and (start := _JSON_START.search(text, place)):
         try:
             value, place = _DECODER.raw_decode(text, start.start())
-        except (ValueError, RecursionError):
+        except RecursionError:  # no card, and the rest would cost as much again from each bracket on
+            return
+        except ValueError:
             place, failed = start.end(), failed + 1
         else:
             yield value
@@ -160,16 +164,10 @@ def _card(value: dict[str, Any]) -> Flashcard | None:
 
 
 def _is_in(quote: str, text: str) -> bool:
-    """Return whether the quote is in the text, and does not begin or end within a word there."""
-    place = text.find(quote)
-    while place >= 0:
-        end = place + len(quote)
-        if not (_joins(text[max(0, place - 1) : place + 1]) or _joins(text[end - 1 : end + 1])):
-            return True
-        place = text.find(quote, place + 1)
-    return False
+    """Return whether the quote is in the text, and does not begin or end within a word there.
 
-
-def _joins(two: str) -> bool:
-    """Return whether two characters are of one word. Scripts without blanks between words have no such."""
-    return len(two) == 2 and two.isascii() and two.isalnum()
+    Scripts without blanks between words have no such places.
+    """
+    before = _NOT_AFTER_A_LETTER if _LETTER.match(quote[0]) else ""
+    after = _NOT_BEFORE_A_LETTER if _LETTER.match(quote[-1]) else ""
+    return quote in text and re.search(before + re.escape(quote) + after, text) is not None

@@ -1,6 +1,7 @@
 """Cards of a model: how they are asked for, read in any dress, and believed only with a quote."""
 
 import json
+import time
 from random import Random
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dub5.service.study.cards import (
+    ANSWER_CHARS_MAX,
     PER_PART_MAX,
+    QUOTE_BYTES_MIN,
     TOKENS_A_CARD,
     Flashcard,
     card_messages,
@@ -83,6 +86,17 @@ def test_no_cards(answer: str) -> None:
 def test_grounded(quote: str, kept: bool) -> None:
     """A card is kept only if its quote is in the text, word by word."""
     assert bool(grounded([Flashcard("Front?", "Back", quote)], TEXT)) is kept
+
+
+@pytest.mark.parametrize("answer", ["a card a line", "brackets"])
+def test_hostile_answers_cost_little(answer: str) -> None:
+    """An answer that is made to be slow to read costs less than it takes to write: the loop waits for it."""
+    card = json.dumps({"front": "{}", "back": "b", "quote": "a" * QUOTE_BYTES_MIN})
+    lines = [card.replace("{}", str(number)) for number in range(3_000)]
+    text = "\n".join(lines) if answer == "a card a line" else "[" * ANSWER_CHARS_MAX
+    began_s = time.process_time()
+    assert grounded(read_cards(text), "a" * 3_200) == []
+    assert time.process_time() - began_s < 1.0
 
 
 def test_typography() -> None:
