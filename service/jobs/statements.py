@@ -30,6 +30,11 @@ CLAIM = Statement(
     " WHERE ended_at IS NULL AND run_at <= $2 AND ',' || CAST($4 AS TEXT) || ',' LIKE '%,' || kind || ',%'"
     f" ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING {COLUMNS}",
 )
+UNCLAIM = Statement(  # whose answer nobody has heard: no step was begun
+    "job_unclaim",
+    "UPDATE job SET state = 'ready', lease = NULL, run_at = $2, tries = tries - 1"
+    " WHERE lease = $1 AND ended_at IS NULL",
+)
 WAITING = Statement("job_waiting", "SELECT COUNT(*) FROM job WHERE ended_at IS NULL AND run_at <= $1")
 DELETE_OLD = Statement(
     "job_delete_old",

@@ -2,7 +2,8 @@
 
     a free place --claim, each second or when woken--> JobRun --ended--> the place is free
 
-One claim is one statement, tried once: where its answer is lost, the job waits until its lease has run out.
+One claim is one statement, tried once: where nobody hears its answer, it is taken back. Should it be kept only
+after that, the job waits until its lease has run out.
 """
 
 import asyncio
@@ -127,12 +128,20 @@ class JobWorker:
         try:
             (rows,) = await self._store.write_once([bound])
         except StoreLost:
+            self._take_back(lease)
             return False
+        except asyncio.CancelledError:
+            self._take_back(lease)
+            raise
         if not rows:
             return False
         claim = Claim(job_of(rows[0]), lease)
         self._begin(claim)
         return True
+
+    def _take_back(self, lease: str) -> None:
+        """Let anybody have the job of a claim, if there is one, and count no try for it."""
+        self._store.write([statements.UNCLAIM.bind(lease, clock.wall())], lane="jobs")
 
     def _begin(self, claim: Claim) -> None:
         id_ = claim.job.id

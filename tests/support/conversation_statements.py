@@ -91,6 +91,7 @@ FOR_ALL_OWNERS = {
     "deck_delete_old",
     "document_delete_old",
     "job_claim",
+    "job_unclaim",
     "job_waiting",
     "job_delete_old",
     "feedback_list_all",

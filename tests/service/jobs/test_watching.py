@@ -11,6 +11,7 @@ from dub5.service import clock
 from dub5.service.config.settings import JobsSettings
 from dub5.service.events import JobEnded, JobStepEnded
 from dub5.service.jobs.model import Job
+from dub5.service.store.base import BoundStatement, Row
 from dub5.simulators.virtual.database import DatabaseFault
 from tests.support.job_world import ASK_S, JobWorld, NumberKind, job_database
 from tests.support.world import ServiceWorld, healthy
@@ -177,6 +178,31 @@ async def test_watchers_work() -> None:
         assert [events[-1][0] for events in both] == ["end", "end"]
         assert one.results(job) == [0, 1, 2]
         assert [step for _, step in one.kind.asked] == [0, 1, 1, 2]
+
+
+async def test_watcher_leaves_in_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves while the job is being taken for them leaves it to the next one, who need not wait."""
+    options = {"jobs": JobsSettings(workers=0, watchers_work=True)}
+    async with world(options=options) as one:
+        job, store = await mine(one), one.service.store
+        assert store is not None
+        write_once = store.write_once
+
+        async def late(bounds: list[BoundStatement]) -> list[list[Row]]:
+            rows = await write_once(bounds)
+            await asyncio.sleep(1.0)
+            return rows
+
+        monkeypatch.setattr(store, "write_once", late)
+        path = f"/v1/jobs/{job.id}/events"
+        async with one.client.stream("GET", path, headers=one.signed("me")):
+            await asyncio.sleep(0.5)
+            assert one.row(job)[:3] == ("running", 0, 1)
+        await asyncio.sleep(0.1)
+        assert one.row(job)[:3] == ("ready", 0, 0)
+        began_s = clock.now()
+        assert [name for name, _ in await watched(one, job)][-1] == "end"
+        assert clock.now() - began_s < 3 * ASK_S + 2.0
 
 
 async def test_no_database() -> None:
