@@ -1,14 +1,24 @@
 """All SQL of jobs. $1 is the owner and $2 the job, but where a worker looks at the jobs of all owners.
 
 $3 is the lease: it is drawn anew for each claim, so a worker that has lost it changes nothing.
+
+A job is due from `run_at` on. None is put off for longer than `AHEAD_MAX_S`: what is further ahead was
+written before the clock was set back, and is due now.
 """
 
 from dub5.service.store.base import Statement
 
+AHEAD_MAX_S = 660  # the longest pause of a job, or a lease, and a minute in which two clocks may differ
 COLUMNS = "id, owner, kind, subject, steps, made_at, state, done, tries, problem, ended_at"
 _HELD = "owner = $1 AND id = $2 AND lease = $3"
 _OPEN = "state IN ('ready', 'running')"  # of one job; not by `ended_at`, whose index finds all that are open
 _TAKEN = "state = 'running', tries = tries + 1"
+
+
+def _due(now: str) -> str:
+    now = f"CAST({now} AS DOUBLE PRECISION)"
+    return f"run_at NOT BETWEEN {now} + 0.001 AND {now} + {AHEAD_MAX_S}"
+
 
 CREATE = Statement(
     "job_create",
@@ -27,7 +37,7 @@ DELETE = Statement("job_delete", "DELETE FROM job WHERE owner = $1 AND subject =
 CLAIM = Statement(
     "job_claim",
     f"UPDATE job SET {_TAKEN}, lease = $1, run_at = $3 WHERE id = (SELECT id FROM job"
-    " WHERE ended_at IS NULL AND run_at <= $2 AND ',' || CAST($4 AS TEXT) || ',' LIKE '%,' || kind || ',%'"
+    f" WHERE ended_at IS NULL AND {_due('$2')} AND ',' || CAST($4 AS TEXT) || ',' LIKE '%,' || kind || ',%'"
     f" ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING {COLUMNS}",
 )
 UNCLAIM = Statement(  # whose answer nobody has heard: no step was begun
@@ -35,7 +45,7 @@ UNCLAIM = Statement(  # whose answer nobody has heard: no step was begun
     "UPDATE job SET state = 'ready', lease = NULL, run_at = $2, tries = tries - 1"
     " WHERE lease = $1 AND ended_at IS NULL",
 )
-WAITING = Statement("job_waiting", "SELECT COUNT(*) FROM job WHERE ended_at IS NULL AND run_at <= $1")
+WAITING = Statement("job_waiting", f"SELECT COUNT(*) FROM job WHERE ended_at IS NULL AND {_due('$1')}")
 DELETE_OLD = Statement(
     "job_delete_old",
     "DELETE FROM job WHERE id IN (SELECT id FROM job WHERE made_at < $1 ORDER BY made_at LIMIT $2)"
@@ -45,7 +55,7 @@ DELETE_OLD = Statement(
 CLAIM_ONE = Statement(  # $4: now, $5: the end of the lease
     "job_claim_one",
     f"UPDATE job SET {_TAKEN}, lease = $3, run_at = $5"
-    f" WHERE owner = $1 AND id = $2 AND {_OPEN} AND run_at <= $4 RETURNING {COLUMNS}",
+    f" WHERE owner = $1 AND id = $2 AND {_OPEN} AND {_due('$4')} RETURNING {COLUMNS}",
 )
 RENEW = Statement("job_renew", f"UPDATE job SET run_at = $4 WHERE {_HELD} RETURNING id")
 # The step $4 is kept. Sent again, it finds its own work, and says so.

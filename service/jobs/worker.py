@@ -2,8 +2,8 @@
 
     a free place --claim, each second or when woken--> JobRun --ended--> the place is free
 
-One claim is one statement, tried once: where nobody hears its answer, it is taken back. Should it be kept only
-after that, the job waits until its lease has run out.
+One claim is one statement, tried once. Where nobody hears its answer, it is taken back; should it be kept
+later than that, its job waits until the lease has run out.
 """
 
 import asyncio

@@ -210,7 +210,13 @@ def told_before_commit() -> Iterator[None]:
 @contextlib.contextmanager
 def lease_for_ever() -> Iterator[None]:
     """Give leases that never run out: nobody goes on with the job of a process that has died."""
-    with mock.patch.object(job_run, "LEASE_S", FOR_EVER_S), mock.patch.object(worker, "LEASE_S", FOR_EVER_S):
+    claim = job_statements.CLAIM
+    believed = claim.sql.replace(str(job_statements.AHEAD_MAX_S), str(2 * FOR_EVER_S))
+    with (
+        mock.patch.object(job_run, "LEASE_S", FOR_EVER_S),
+        mock.patch.object(worker, "LEASE_S", FOR_EVER_S),
+        mock.patch.object(job_statements, "CLAIM", Statement(claim.name, believed)),
+    ):
         yield
 
 

@@ -17,9 +17,9 @@ from dub5.service.config.settings import JobsSettings
 from dub5.service.errors import AllTargetsDown
 from dub5.service.events import Crashed, JobEnded, JobStepEnded
 from dub5.service.jobs import job_run, worker
-from dub5.service.jobs.after_step import TRIES_MAX, GiveUp, Retry, after_error
+from dub5.service.jobs.after_step import PAUSE_MAX_S, TRIES_MAX, GiveUp, Retry, after_error
 from dub5.service.jobs.model import Job, JobFailed
-from dub5.service.jobs.statements import CREATE
+from dub5.service.jobs.statements import AHEAD_MAX_S, CREATE
 from dub5.service.store.base import BoundStatement, DatabaseLost, Row
 from dub5.service.store.store import StoreLost
 from dub5.simulators.virtual.database import DatabaseFault, VirtualDatabase
@@ -305,16 +305,17 @@ async def test_no_kind() -> None:
 
 
 async def test_without_leases() -> None:
-    """Ablation: a lease that never runs out leaves the job of a killed process running for ever."""
+    """Ablation: the job of a killed process is running until its lease runs out."""
     storage = database()
-    with mock.patch.multiple(job_run, LEASE_S=1e9), mock.patch.multiple(worker, LEASE_S=1e9):
+    with mock.patch.multiple(job_run, LEASE_S=650.0), mock.patch.multiple(worker, LEASE_S=650.0):
         first = JobWorld(database=storage)
         await first.__aenter__()
         job = await first.make(STEPS)
         await asyncio.sleep(3.0)
         async with JobWorld(database=await first.die(), seed="next") as second:
-            await asyncio.sleep(3_600.0)
+            await asyncio.sleep(600.0)
             assert second.row(job)[0] == "running"
+            assert await second.until_over(job, 100.0) == "done"
 
 
 async def test_claim_unsure() -> None:
@@ -353,6 +354,26 @@ async def test_claims_that_nobody_hears(monkeypatch: pytest.MonkeyPatch) -> None
         job = await world.make(1)
         assert await world.until_over(job) == "done"
         assert len(lost) == TRIES_MAX + 1 and world.kind.asked == [(job.id, 0)]
+
+
+@pytest.mark.parametrize("back_s", [60.0, 86_400.0])
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_clock_set_back(monkeypatch: pytest.MonkeyPatch, back_s: float, workers: int) -> None:
+    """A clock that is set back delays a job by minutes at most, whether it waits or a dead process has it."""
+    first = JobWorld(database=database(), options={"jobs": JobsSettings(workers=workers)})
+    await first.__aenter__()
+    job = await first.make(STEPS)
+    await asyncio.sleep(1.0)
+    assert first.row(job)[0] == ("running" if workers else "ready")
+    left, wall = await first.die(), clock.wall
+    monkeypatch.setattr(clock, "wall", lambda: wall() - back_s)
+    async with JobWorld(database=left, seed="next") as second:
+        assert await second.until_over(job, AHEAD_MAX_S) == "done"
+
+
+def test_a_pause_is_within_what_is_believed() -> None:
+    """No pause and no lease is so long that it is taken for one of a clock that was set back."""
+    assert max(PAUSE_MAX_S, job_run.LEASE_S) + 60.0 <= AHEAD_MAX_S
 
 
 async def test_old_jobs() -> None:
