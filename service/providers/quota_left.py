@@ -60,8 +60,8 @@ def has_room(
     room: bool | None = None
     for what, remaining, _ in names:
         text = headers.get(remaining)
-        if text is not None:
-            if text == "0" or (text.isdigit() and len(text) <= DIGITS_MAX and int(text) < needs[what]):
+        if text is not None and _is_count(text):
+            if int(text) < needs[what]:
                 return False
             room = True
     return room
@@ -72,6 +72,10 @@ def quota_left(names: tuple[QuotaHeaders, ...], headers: Mapping[str, str]) -> l
     found = []
     for what, remaining, reset in names:
         text = headers.get(remaining)
-        if text is not None and text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX:
+        if text is not None and _is_count(text):
             found.append(QuotaLeft(what, int(text), headers.get(reset, ""), headers.get("date", "")))
     return found
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX

@@ -99,6 +99,8 @@ async def test_more_than_was_said() -> None:
         EMPTY | {"x-ratelimit-remaining-requests": "none"},
         EMPTY | {"x-ratelimit-remaining-requests": ""},
         EMPTY | {"x-ratelimit-remaining-requests": "٠"},
+        EMPTY | {"x-ratelimit-remaining-requests": "²"},  # a digit, of which int() makes nothing
+        EMPTY | {"x-ratelimit-remaining-requests": "0, 0"},
         EMPTY | {"x-ratelimit-remaining-requests": "9" * 400},
     ],
 )
@@ -107,6 +109,18 @@ async def test_headers_that_make_no_sense(headers: Mapping[str, str]) -> None:
     async with ServiceWorld(one=saying(headers), two=healthy()) as world:
         assert await targets_of(world, 3) == "one one one"
         assert (await world.client.request("GET", "/status")).status == 200
+
+
+@pytest.mark.parametrize("said", ["-1", "none", "9" * 400, "1, 1"])
+async def test_nonsense_ends_no_rest(said: str) -> None:
+    """What nobody can read does not say that there is more."""
+    nonsense = saying({"x-ratelimit-remaining-requests": said})
+    async with ServiceWorld(one=in_turn(saying(EMPTY), nonsense)) as world:
+        await world.ask()
+        (key,) = world.service.fleet._states[next(iter(world.service.fleet._states))].keys
+        until_s = key.cooldown_until_s
+        await world.ask()
+        assert key.cooldown_until_s == until_s > 0
 
 
 async def test_off() -> None:
