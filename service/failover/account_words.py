@@ -5,11 +5,16 @@
 "... for key sk-proj-... (you@example.com)"
 
 Call `without_account(message)`. The names of fields stay, such as `user_location` or `tools.0.custom.key`.
+`without_key` hides the key that was sent, whatever its form and whatever field repeats it.
 """
 
 import re
+from dataclasses import replace
+
+from dub5.service.resilience.classify import Classification
 
 HIDDEN = "***"
+KEY_CHARS_MIN = 8  # a shorter one is none: local servers take any word
 _OWNER = (
     r"(?:team|org(?:ani[sz]ation)?|project|workspace|account|subscription|tenant|customer|user|username|login"
     r"|(?:api|access|secret)[ _-]?key|key(?=[ _-]?id))(?:[ _-]?(?:id|uuid|name|number))?"
@@ -32,3 +37,12 @@ _ACCOUNT = re.compile("|".join(_PATTERNS))
 def without_account(message: str) -> str:
     """Return the message with each id, key and address of an account hidden."""
     return _ACCOUNT.sub(lambda found: f"{found['a'] or found['b'] or ''}{HIDDEN}", message)
+
+
+def without_key(classification: Classification, key: str | None) -> Classification:
+    """Return the classification without the key that was sent, which a provider may repeat in its error."""
+    code, message = classification.code, classification.message
+    if key is None or len(key) < KEY_CHARS_MIN or (key not in code and key not in message):
+        return classification
+    code = "" if key in code else code
+    return replace(classification, code=code, message=message.replace(key, HIDDEN))

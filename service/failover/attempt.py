@@ -12,6 +12,7 @@ import msgspec
 from dub5.service import clock
 from dub5.service.errors import StreamCut, StreamStalled
 from dub5.service.events import AttemptEnded
+from dub5.service.failover.account_words import without_key
 from dub5.service.failover.body import ResponseBody
 from dub5.service.failover.context import BufferedAnswer, Dependencies, RequestContext
 from dub5.service.failover.hedging import first_look_s, silent_after_s, slow_after_s
@@ -322,6 +323,10 @@ class Attempt:
             else None
         )
 
+    def classified(self, error: Exception) -> Classification:
+        """Return what the error means, without the key that was sent. Raises any other error again."""
+        return without_key(classify(error), self._permit.key)
+
     async def close(self, *, at_end: bool = False) -> None:
         """Release the connection.
 
@@ -372,7 +377,7 @@ class StreamedAnswer:
             try:
                 chunks = await self._read_more()
             except ATTEMPT_ERRORS as error:
-                raise self._cut_error(classify(error)) from None
+                raise self._cut_error(self._attempt.classified(error)) from None
             if chunks:
                 return chunks
         self._attempt.end(None)

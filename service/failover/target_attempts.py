@@ -28,7 +28,7 @@ from dub5.service.failover.race import Branch
 from dub5.service.model import ChatRequest, EmbedRequest, Target
 from dub5.service.providers.conversation import only_openais
 from dub5.service.providers.slices import finish, in_turns
-from dub5.service.resilience.classify import Blame, Classification, Then, classify
+from dub5.service.resilience.classify import Blame, Classification, Then
 from dub5.service.resilience.permit import Permit
 from dub5.service.resilience.retry import RetryDecision, RetryState, decide_retry
 from dub5.service.resilience.target import NotPermitted
@@ -122,7 +122,7 @@ class TargetAttempts:
         try:
             return await self._await_provider(attempt.open(fresh))
         except ATTEMPT_ERRORS as error:
-            classification = classify(error)
+            classification = attempt.classified(error)
             if classification.status == 404 and isinstance(self._context.request, EmbedRequest):
                 # A provider may have chats and no embeddings: its chats must not suffer.
                 classification = replace(classification, blame=Blame.NOBODY)

@@ -77,3 +77,22 @@ async def test_a_refusal_is_told_without(number: int, words: str) -> None:
         answer = await world.ask()
     assert answer.json()["error"]["message"].startswith(f"{words} Team: ***, ***.")
     assert not any(secret in answer.body.decode() for secret in SECRETS)
+
+
+KEY = "a1b2c3d4e5f60718293a4b5c6d7e8f90"  # of a form that no pattern knows
+
+
+@pytest.mark.parametrize("number", [200, 400, 401, 403, 404, 429, 500])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_key_that_comes_back(number: int, stream: bool) -> None:
+    """A provider that repeats the key in each field of its error: no reply, event or page has it."""
+    said = {"message": f"Nobody knows {KEY}.", "code": KEY, "type": KEY, "status": KEY}
+    refusal = status(number, json.dumps({"error": said}).encode(), {"x-request-id": KEY})
+    seen: list[str] = []
+    async with ServiceWorld(one=refusal, keys={"one": (KEY,)}) as world:
+        world.service.events._subscribers += (lambda event: seen.append(repr(event)),)
+        answers = [await world.ask(stream=stream) for _ in range(2)]
+        pages = [await world.client.request("GET", page) for page in ("/status", "/metrics")]
+        assert seen
+        told = [answer.body.decode() + repr(answer.headers) for answer in (*answers, *pages)]
+        assert not [text for text in (*seen, *told) if KEY in text]
