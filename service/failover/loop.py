@@ -158,7 +158,7 @@ class _FailoverLoop:
             if self._needs_branch(target, permit, rest, now_s):
                 self._start_probe(target, permit, rest, now_s)
                 return None
-            attempts = self._attempts(target, rest)
+            attempts = self._attempts(target, rest, last_resort=last_resort)
             if rest and not has_side_effects:
                 self._schedule_hedge(attempts, rest)
             try:
@@ -169,6 +169,8 @@ class _FailoverLoop:
             if answer is not None or self._race is not None:  # a hedge tries the rest of the targets
                 return answer
             start = FIRST
+            if not last_resort and self._fleet.has_key_in_reserve(target, clock.now()):
+                self._last_resorts.append(target)
         return None
 
     def _acquire(
@@ -186,9 +188,20 @@ class _FailoverLoop:
             self._last_resorts.append(target)
         return None
 
-    def _attempts(self, target: Target, rest: Sequence[Target]) -> TargetAttempts:
+    def _attempts(
+        self, target: Target, rest: Sequence[Target], *, last_resort: bool = False
+    ) -> TargetAttempts:
         dependencies, context, timeouts = self._failover.dependencies, self._context, self._timeouts
-        return TargetAttempts(dependencies, context, timeouts, target, rest, self._others, self._branch)
+        return TargetAttempts(
+            dependencies,
+            context,
+            timeouts,
+            target,
+            rest,
+            self._others,
+            self._branch,
+            last_resort=last_resort,
+        )
 
     def _others(self, rest: Sequence[Target]) -> Sequence[Target] | None:
         if self._race is not None and self._race.won_by_branch:

@@ -52,6 +52,7 @@ class TargetAttempts:
     """The attempts at `target`. `timeouts` are those of the task that makes them.
 
     `others` adds what else may be tried to the `rest` of the targets; None where a branch has the answer.
+    `last_resort`: the target is one, so keys that rest for a forecast are used, too.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class TargetAttempts:
         rest: Sequence[Target],
         others: Callable[[Sequence[Target]], Sequence[Target] | None],
         branch: Branch | None = None,
+        *,
+        last_resort: bool = False,
     ) -> None:
         self.target = target
         self.timer: HedgeTimer | None = None
@@ -72,6 +75,7 @@ class TargetAttempts:
         self._rest = rest
         self._others = others
         self._branch = branch  # None: the request's main attempts
+        self._last_resort = last_resort
         self._doubted: tuple[Permit, ...] = ()
         self._had_begun = False  # the last answer, before it failed
         self._refuses_ours = False
@@ -104,7 +108,7 @@ class TargetAttempts:
                 self.target,
                 clock.now(),
                 decision.charge,
-                last_resort=last,
+                last_resort=last or self._last_resort,
                 doubted=self._doubted,
                 caller=self._context.request.caller,
             )
@@ -168,7 +172,11 @@ class TargetAttempts:
             retry_state,
             has_side_effects=request.has_side_effects,
             last=last,
-            other_key=retry_state.keys < fleet.keys(target) - 1 and fleet.has_free_key(target, now_s),
+            other_key=retry_state.keys < fleet.keys(target) - 1
+            and (
+                fleet.has_free_key(target, now_s)
+                or ((last or self._last_resort) and fleet.has_key_in_reserve(target, now_s))
+            ),
             healthy=fleet.is_healthy(target, now_s),
             options=dependencies.retry,
             rng=dependencies.rng,

@@ -203,19 +203,19 @@ class Fleet:
         `caller`: who sent the request; its own breaker must permit the call, too.
         """
         state = self._states[target]
-        key = state.keys[0] if len(state.keys) == 1 else min(state.keys, key=_COOLDOWN_UNTIL_S)
+        keys: Sequence[ProviderKey] = state.keys
         if doubted:
             tried = [permit.doubted_key for permit in doubted]
-            key = min((k for k in state.keys if k not in tried), key=_COOLDOWN_UNTIL_S, default=key)
-            if key in tried:
+            keys = [key for key in keys if key not in tried]
+            if not keys:
                 return NotPermitted(CooldownReason.REFUSED)
+        key = keys[0] if len(keys) == 1 else min(keys, key=_COOLDOWN_UNTIL_S)
         if key.cooldown_until_s > now_s:
-            usable = min(state.keys, key=ProviderKey.usable_from_s) if not doubted else key
-            if usable.usable_from_s() > now_s:
-                return NotPermitted(key.cooldown_reason)
+            reason, key = key.cooldown_reason, min(keys, key=lambda key: key.doubts(now_s))
+            if key.usable_from_s() > now_s:
+                return NotPermitted(reason)
             if not last_resort:
-                return NotPermitted(key.cooldown_reason, usable_as_last_resort=True)
-            key = usable
+                return NotPermitted(reason, usable_as_last_resort=True)
         if not_permitted := state.not_permitted(now_s, last_resort=last_resort):
             return not_permitted
         failures = state.caller_failures
@@ -288,6 +288,11 @@ class Fleet:
     def has_free_key(self, target: Target, now_s: float) -> bool:
         """Return whether at least one key of a target is not cooling down."""
         return self._states[target].cooldown_until_s <= now_s
+
+    def has_key_in_reserve(self, target: Target, now_s: float) -> bool:
+        """Return whether no key is free, but one of them rests for a forecast alone."""
+        state = self._states[target]
+        return state.cooldown_until_s > now_s and state.usable_from_s() <= now_s
 
     def is_healthy(self, target: Target, now_s: float) -> bool:
         """Return whether a target is healthy, so that a failure of it is likely to be transient.

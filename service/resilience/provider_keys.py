@@ -223,6 +223,14 @@ class ProviderKey:
             (rest.until_s for cause, rest in self._rests.items() if cause not in FORECASTS), default=0.0
         )
 
+    def doubts(self, now_s: float) -> tuple[float, bool, float]:
+        """Return what speaks against it as the last resort; the least of several keys is used.
+
+        A limit that is said to be used up may have room for one more; a check that was refused hardly errs.
+        """
+        usable_from_s = self.usable_from_s()
+        return max(now_s, usable_from_s), self.rests_for(RestCause.CHECK) > now_s, self.cooldown_until_s
+
     def _settle(self) -> None:
         longest = max(self._rests.values(), default=_Rest(0.0, CooldownReason.LIMITED))
         self.cooldown_until_s, self.cooldown_reason = longest

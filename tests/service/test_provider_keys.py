@@ -9,7 +9,8 @@ import pytest
 from dub5.service import clock
 from dub5.service.config.options import BreakerOptions, KeysOptions, RetryOptions
 from dub5.service.events import KeyChecked, KeyStateChanged
-from dub5.service.resilience.provider_keys import key_label
+from dub5.service.resilience.classify import CooldownReason
+from dub5.service.resilience.provider_keys import RestCause, key_label
 from dub5.simulators.script import Hang
 from tests.support.keyed_provider import LIST, REFUSED, KeyedProvider, heard
 from tests.support.steady_clients import SteadyClients
@@ -177,3 +178,23 @@ async def test_without_retries() -> None:
         answer = await world.ask()
         assert answer.headers["x-dub5-target"] == "two/m" and one.calls == []
         assert [target.wait_s > 0 for target in world.service._current.states()] == [True, True, False]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("second", [None, status(500)])
+@pytest.mark.parametrize("revoked", ["at a check", "meanwhile"])
+async def test_a_forecast_costs_nobody_an_answer(stream: bool, second: Any, revoked: str) -> None:
+    """One key is revoked, the other is said to have nothing left but answers: so it is asked in the end."""
+    one = KeyedProvider("sk-a", "sk-b")
+    more = {} if second is None else {"two": second}
+    retry = {"retry": RetryOptions(same_target_max=0, last_target_max=0)}
+    async with ServiceWorld(one=one, keys=TWO_KEYS, options=retry, **more) as world:
+        first, other, *_ = world.service.fleet.key_states
+        now_s = clock.now()
+        other.rest(RestCause.QUOTA, now_s + 300, CooldownReason.LIMITED)
+        if revoked == "at a check":
+            first.note_check(refused=True, now_s=now_s, rest_until_s=now_s + 300)
+        one.accepted.discard("sk-a")
+        answer = await world.ask(stream=stream)
+        assert answer.status == 200 and answer.headers["x-dub5-target"] == "one/m"
+        assert one.calls == (["sk-b"] if revoked == "at a check" else ["sk-a", "sk-b"])
