@@ -85,7 +85,7 @@ class KeyChecked(Struct, frozen=True):
 class KeyStateChanged(Struct, frozen=True):
     """A key of a provider became "valid" or "refused". `key`: eight digits of its hash.
 
-    `by`: a "call" or a "check" has told.
+    `by`: a "call" or a "check" has told. A refused key becomes "unknown" by a "reload" that drops it.
     There is one event for each change, however many requests meet the refusal.
     """
 

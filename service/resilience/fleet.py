@@ -95,6 +95,11 @@ class Fleet:
             state.caller_failures = CallerFailures(
                 partial(self._new_record, target.name), told_apart=options.callers_told_apart
             )
+        if before is not None:
+            kept = set(self.key_states)
+            for known in before.key_states:
+                if known not in kept:
+                    known.retire()
 
     def _key_states(self, provider: str, secrets: tuple[Secret, ...]) -> list[KeyState]:
         """Return what is known of each key, of which each target of the provider gets the same object."""
@@ -103,10 +108,7 @@ class Fleet:
         for secret in wanted:
             key = secret.reveal() if secret else None
             known[key] = known.get(key) or KeyState(provider, secret, self._events)
-        kept = {key: known[key] for key in (s.reveal() if s else None for s in wanted)}
-        for key, state in known.items():
-            state.retired = key not in kept
-        self._keys[provider] = kept
+        self._keys[provider] = kept = {key: known[key] for key in (s.reveal() if s else None for s in wanted)}
         return list(kept.values())
 
     def _new(self, target: Target, origin: str) -> TargetState:

@@ -58,12 +58,12 @@ class KeyState:
     """What is known of one key of a provider. Emits KeyStateChanged, once for each change.
 
     `on_refused`: called when a call was refused, so that a check can say whether the key is to blame.
-    `retired`: the settings do not name it any more; what its last calls bring is of no interest.
     Times are loop seconds.
     """
 
     __slots__ = (
         "_events",
+        "_retired",
         "at_targets",
         "checked_at_s",
         "confirmed",
@@ -72,7 +72,6 @@ class KeyState:
         "on_refused",
         "provider",
         "refused_since_s",
-        "retired",
         "secret",
         "verdict",
     )
@@ -90,7 +89,7 @@ class KeyState:
             False  # a call was taken although a check had refused it: its list is of other rights
         )
         self.on_refused: Callable[[], None] | None = None
-        self.retired = False
+        self._retired = False
         self._events = events
 
     def note_accepted(self, began_s: float) -> None:
@@ -102,7 +101,7 @@ class KeyState:
     def note_refused(self, now_s: float) -> None:
         """Record that a call was refused for the key itself."""
         self._become(KeyVerdict.REFUSED, "call", now_s)
-        if self.on_refused is not None and not self.retired:
+        if self.on_refused is not None and not self._retired:
             self.on_refused()
 
     def note_check(self, *, refused: bool, now_s: float, rest_until_s: float) -> None:
@@ -119,6 +118,12 @@ class KeyState:
             self._become(KeyVerdict.REFUSED, "check", now_s)
         elif self.verdict is not KeyVerdict.REFUSED or self.confirmed:
             self._become(KeyVerdict.VALID, "check")
+
+    def retire(self) -> None:
+        """Report that the settings do not name it any more: what its last calls bring is of no interest."""
+        if self.verdict is KeyVerdict.REFUSED:
+            self._become(KeyVerdict.UNKNOWN, "reload")
+        self._retired = True
 
     def rest(self, cause: RestCause, until_s: float, reason: CooldownReason) -> None:
         """Rest at all targets of the provider until then."""
@@ -139,7 +144,7 @@ class KeyState:
             self.lift(RestCause.CHECK)
             for key in self.at_targets:
                 key.end_refusal()
-        if self.secret is not None and not self.retired:
+        if self.secret is not None and not self._retired:
             self._events.emit(KeyStateChanged(self.provider, self.label, before, verdict, by))
 
 

@@ -335,7 +335,7 @@ class StatusBoard:
         """Count a key that became refused, or good again; one that is good from the start is no news."""
         if event.after == "refused":
             self._count_incident("key_refused", event.provider, f"key {event.key}, by a {event.by}")
-        elif event.before == "refused":
+        elif event.after == "valid" and event.before == "refused":
             self._count_incident("key_restored", event.provider, f"key {event.key}, by a {event.by}")
 
     def _spending(self, event: SpendingNoted) -> None:

@@ -156,7 +156,8 @@ def _key(event: KeyStateChanged) -> Signal | None:
     if event.after == "refused":
         words = f"{key} is refused: the provider's other keys, or other providers, answer meanwhile."
         return Signal("key_refused", name, words, numbers)
-    return Signal("key_refused", name, f"{key} is taken again.", numbers, on=False)
+    over = "is taken again" if event.after == "valid" else "is not in the settings any more"
+    return Signal("key_refused", name, f"{key} {over}.", numbers, on=False)
 
 
 def _spending(event: SpendingNoted) -> Signal:

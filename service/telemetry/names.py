@@ -329,7 +329,7 @@ KEY_CHANGES = Metric(
     "gateway_key_changes",
     MetricKind.COUNTER,
     "{change}",
-    "Keys that became valid or refused.",
+    "Keys that became valid or refused; refused ones that were dropped became unknown.",
     ("provider", "after"),
 )
 KEY_CHECKS = Metric(

@@ -81,6 +81,16 @@ def test_one_that_was_replaced() -> None:
     """What the last calls with a replaced key bring is told to nobody."""
     key = ObservedKey()
     key.note_accepted(1.0)
-    key.retired = True
+    key.retire()
     key.note_refused(2.0)
     assert key.changes() == ["valid"]
+
+
+def test_a_refused_one_that_was_replaced() -> None:
+    """It is refused no more, which is told once, and what its last calls bring to nobody."""
+    key = ObservedKey()
+    key.note_refused(1.0)
+    key.retire()
+    key.note_refused(2.0)
+    key.note_accepted(3.0)
+    assert key.changes() == ["refused", "unknown"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.config.notify_checks import hook_url_problems
@@ -17,11 +18,11 @@ from dub5.service.events import Crashed, NotificationEnded, RequestEnded
 from dub5.service.model import Outcome
 from dub5.service.telemetry.notifier import key_bytes
 from dub5.service.telemetry.outgoing import PAUSE_S, TRIES, TRY_S, WAITING_MAX
-from dub5.simulators.script import Hang, SimRequest
+from dub5.simulators.script import Hang, SimRequest, Wait
 from dub5.simulators.virtual import run
 from tests.support.hooked_world import SECRET, TOKEN, HookedWorld
 from tests.support.source import ROOT
-from tests.support.world import in_turn, script, status
+from tests.support.world import in_turn, reply, script, status
 
 CRASH = Crashed("r-1", "KeyError at chat.py:1")
 
@@ -138,6 +139,24 @@ async def test_bounded() -> None:
             world.service.events.emit(Crashed("r", f"KeyError at x.py:{number}"))
         dropped = [e for e in events if type(e) is NotificationEnded and e.result == "dropped"]
         assert len(dropped) == 50
+
+
+@pytest.mark.parametrize("changed", ["key", "address"])
+async def test_a_refused_key_that_is_gone(changed: str) -> None:
+    """The operator replaces a refused key, or moves its provider: that is the end of the incident."""
+    late = script(Wait(5.0), *reply(401))
+    async with HookedWorld(one=in_turn(status(401), late), keys={"one": ("sk-old",)}) as world:
+        asked = [asyncio.ensure_future(world.ask()) for _ in range(2)]
+        await asyncio.sleep(1)
+        (provider,) = world.loaded.settings.provider
+        moved = replace(world.loaded.settings, provider=(replace(provider, base_url="http://two.test/v1"),))
+        another_key = world.with_keys({"one": ("sk-new",)})
+        world.service.reload(another_key if changed == "key" else replace(world.loaded, settings=moved))
+        assert [answer.status for answer in await asyncio.gather(*asked)] == [503, 503]
+        await asyncio.sleep(600)
+        told = [(data["what"], data["state"]) for data in world.sent]
+        assert told == [("key_refused", "began"), ("key_refused", "over")]
+        assert world.sent[1]["words"].endswith("is not in the settings any more.")
 
 
 async def test_every_secret_signs() -> None:
