@@ -203,11 +203,13 @@ def _kept(deps: ApiDependencies, request: HttpRequest) -> Feedback:
 
 def _filter(request: HttpRequest) -> FeedbackFilter:
     """Return what the operator wants to see. Raises InvalidRequest."""
-    value = _one_of(request, "value", ("1", "-1"))
+    value, target = _one_of(request, "value", ("1", "-1")), request.query_params.get("target")
+    if target is not None and not target.isprintable():  # no database compares with a NUL
+        raise InvalidRequest("target: must be a provider and its model, as in the list.", param="target")
     return FeedbackFilter(
         kind=_one_of(request, "kind", tuple(FeedbackKind)),
         value=None if value is None else int(value),
-        target=request.query_params.get("target"),
+        target=target,
         state=_one_of(request, "state", tuple(FeedbackState)),
     )
 

@@ -24,7 +24,7 @@ from dub5.service.feedback.model import (
     NewFeedback,
 )
 from dub5.service.ids import AFTER_ALL, Ids
-from dub5.service.store.base import BoundStatement, Row, StatementRefused
+from dub5.service.store.base import BoundStatement, Row
 from dub5.service.store.store import Store, StoreLost
 
 PER_DAY_MAX = 200  # of one owner
@@ -157,7 +157,7 @@ class Feedback:
             raise _unavailable()
         try:
             return await self.store.read(bound, lane=lane)
-        except (StoreLost, StatementRefused):
+        except StoreLost:
             raise _unavailable() from None
 
 

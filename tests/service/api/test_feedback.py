@@ -219,7 +219,7 @@ async def test_the_operator() -> None:
 async def test_what_the_operator_may_get_wrong() -> None:
     """A wrong filter, id or state is refused in words."""
     async with ConversationWorld() as world:
-        for query in ("kind=praise", "value=2", "state=new", "limit=0", "before=x"):
+        for query in ("kind=praise", "value=2", "state=new", "limit=0", "before=x", "target=%00"):
             assert (await order(world, "GET", f"?{query}")).status == 400, query
         assert (await order(world, "PATCH", "/x", json={"state": "done"})).status == 404
         assert (await order(world, "PATCH", f"/{OTHER}", json={"state": "done"})).status == 404
