@@ -83,7 +83,11 @@ class HttpxWire:
             raise
 
     async def _send(self, request: WireRequest, slot: Slot) -> "HttpxResponse":
-        transport = self._transport(request)
+        try:
+            transport = self._transport(request)
+        except (httpx.InvalidURL, UnicodeError) as error:  # an address that nobody can have
+            detail = _detail(error)
+            raise WireFailure(Stage.RESOLVE, FailureKind.REFUSED, sent=False, detail=detail) from error
         trace = _Trace(request.connect_s, self._age_max_s)
         try:
             async with trace.timer:

@@ -165,7 +165,7 @@ class TestNoConnection:
             assert summary(broken) == (Stage.CONNECT, FailureKind.REFUSED, False, False)
             await wire.aclose()
 
-    @pytest.mark.parametrize("name", ["nobody.invalid", "a" * 64 + ".invalid"])
+    @pytest.mark.parametrize("name", ["nobody.invalid", "a" * 64 + ".invalid", "xn--"])
     async def test_name_that_does_not_resolve(self, kind: str, name: str) -> None:
         """A name nobody knows, or nobody can have, is refused at the stage of its own."""
         wire = make(kind)
