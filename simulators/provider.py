@@ -115,7 +115,11 @@ class SimulatedProvider:
 
     def revoke(self, key: str) -> None:
         """Accept a key no more, from the next request on; streams under way go on."""
-        self.profile = replace(self.profile, revoked=self.profile.revoked | {key})
+        self.set_revoked(self.profile.revoked | {key})
+
+    def set_revoked(self, keys: Iterable[str]) -> None:
+        """Accept these keys no more, and all others again."""
+        self.profile = replace(self.profile, revoked=frozenset(keys))
 
     def set_limits(self, limits: Limits | None = None) -> None:
         """Change the limits of the whole organisation; None restores those of the start. Usage is kept.

@@ -1,4 +1,4 @@
-"""The admin API: faults, limits, capacity and ledger over HTTP. It needs the token printed at the start.
+"""The admin API: faults, limits, capacity, revoked keys and ledger. It needs the token printed at the start.
 
     GET    /faults                            active faults of all providers
     GET    /faults/{provider}                 active faults of one provider
@@ -8,6 +8,7 @@
     PUT    /limits/{provider}                 replaces all limits
     DELETE /limits/{provider}                 restores the limits of the start
     ...    /capacity                          the same for the capacity
+    ...    /revoked                           the same for the keys that are accepted no more: a list
     GET    /ledger[?provider=one&since=N&limit=M]   lines with numbers above N, oldest first
 
 The Host must be a loopback name, and calls of web pages from another origin are refused (DNS rebinding,
@@ -75,10 +76,10 @@ class AdminApi:
     def _route(self, request: SimRequest) -> object:
         query = {name: values[-1] for name, values in parse_qs(request.query).items()}
         match request.path.strip("/").split("/"):
-            case ["faults" | "limits" | "capacity" as what]:
+            case ["faults" | "limits" | "capacity" | "revoked" as what]:
                 _need(request, "GET")
                 return {name: READ[what](provider) for name, provider in self.providers.items()}
-            case ["faults" | "limits" | "capacity" as what, name]:
+            case ["faults" | "limits" | "capacity" | "revoked" as what, name]:
                 _need(request, "GET", "PUT", "DELETE")
                 provider = self._provider(unquote(name))
                 if request.method == "PUT":
@@ -90,7 +91,8 @@ class AdminApi:
                 _need(request, "GET")
                 return self._lines(query)
         raise AdminCallError(
-            404, "valid calls: GET, PUT and DELETE of /faults, /limits and /capacity, and GET /ledger"
+            404,
+            "valid calls: GET, PUT and DELETE of /faults, /limits, /capacity and /revoked, and GET /ledger",
         )
 
     def _provider(self, name: str) -> SimulatedProvider:
@@ -123,10 +125,15 @@ def _capacity_of(provider: SimulatedProvider) -> dict[str, Any]:
     return {**msgspec.to_builtins(provider.slot_queue.capacity), **provider.slot_queue.snapshot()}
 
 
+def _revoked_of(provider: SimulatedProvider) -> list[str]:
+    return sorted(provider.profile.revoked)
+
+
 READ: Mapping[str, Callable[[SimulatedProvider], object]] = {
     "faults": _faults_of,
     "limits": _limits_of,
     "capacity": _capacity_of,
+    "revoked": _revoked_of,
 }
 
 
@@ -137,6 +144,8 @@ def _put(what: str, provider: SimulatedProvider, value: object) -> None:
                 provider.set_limits(_read(value, Limits))
             case "capacity":
                 provider.set_capacity(_read(value, Capacity))
+            case "revoked":
+                provider.set_revoked(_keys(value))
             case _ if isinstance(value, list):
                 provider.set_faults([parse_fault(fault) for fault in value])
             case _:
@@ -151,6 +160,8 @@ def _delete(what: str, provider: SimulatedProvider, kind: str | None) -> None:
             provider.set_limits()
         case "capacity":
             provider.set_capacity()
+        case "revoked":
+            provider.set_revoked(())
         case _:
             provider.clear_faults(kind)
 
@@ -160,6 +171,13 @@ def _read(value: object, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise AdminCallError(400, f"{error}. Valid fields: {', '.join(kind.__struct_fields__)}") from None
+
+
+def _keys(value: object) -> list[str]:
+    try:
+        return msgspec.convert(value, list[str])
+    except msgspec.ValidationError:
+        raise AdminCallError(400, 'a list of keys is needed, for example ["sk-test"]') from None
 
 
 def _json(body: bytes) -> object:

@@ -125,6 +125,19 @@ class TestLimitsAndCapacity:
         assert play(admin.providers["one"](post("openai"))).status == 200
         assert call(admin, "DELETE", "/capacity/one").json["capacity"]["slots"] == 0
 
+    def test_revoked_keys(self, admin: AdminApi) -> None:
+        """A revoked key is refused from the next request on, others are not; deleting the list accepts it
+        again."""
+
+        def status(key: str) -> int:
+            return play(admin.providers["one"](post("openai", authorization=f"Bearer {key}"))).status
+
+        assert call(admin, "PUT", "/revoked/one", ["sk-old"]).json["revoked"] == ["sk-old"]
+        assert (status("sk-old"), status("sk-new")) == (401, 200)
+        assert call(admin, "GET", "/revoked").json == {"one": ["sk-old"], "two": [], "three": []}
+        assert call(admin, "DELETE", "/revoked/one").json["revoked"] == []
+        assert status("sk-old") == 200
+
 
 @pytest.mark.parametrize(
     "method, url, body, status, words",
@@ -138,6 +151,7 @@ class TestLimitsAndCapacity:
         ("PUT", "/limits/one", {"organisation": "x"}, 400, "the organisation is ``"),
         ("PUT", "/capacity/one", {"slots": -1}, 400, "Valid fields: slots, queue_max, abandons"),
         ("PUT", "/capacity/one", [], 400, "Expected `object`"),
+        ("PUT", "/revoked/one", {"key": "sk-old"}, 400, "a list of keys"),
         ("PUT", "/faults/one", {"kind": "unreachable", "how": "x"}, 400, "unreachable: Invalid enum value"),
         ("POST", "/faults", b"", 405, "allows GET"),
         ("DELETE", "/ledger", b"", 405, "allows GET"),
