@@ -16,6 +16,7 @@ import msgspec
 from dub5.simulators.answers import answer_text, pieces
 from dub5.simulators.personas.base import ParsedRequest, PersonaContext, Refusal
 from dub5.simulators.personas.flashcards import flashcards
+from dub5.simulators.personas.passages import told_of_passages
 from dub5.simulators.schema_values import NoValue, value_of
 
 JSON_IN_TEXT = JSONDecoder()
@@ -132,13 +133,15 @@ def compose(
 ) -> TokenizedAnswer:
     """Return the answer in at most `tokens_max` tokens. Raises Refusal.
 
-    Its text proves itself, but for flashcards, each of which quotes what it was made of.
+    Its text proves itself, but for flashcards and answers about passages, which quote what they are made of.
     """
     profile = context.profile
     if profile.saying:
         return _cut(pieces(profile.saying), tokens_max)
     if (cards := flashcards(parsed.prompt)) is not None:
         return _cut(pieces(cards), tokens_max)
+    if (told := told_of_passages(parsed.text, parsed.prompt)) is not None:
+        return _cut(pieces(told), tokens_max)
     text = answer_text(profile.name, parsed.prompt, profile.words)
     if called := wanted.called(parsed.prompt):
         return _calls(called, text, tokens_max)
