@@ -60,8 +60,8 @@ class Decks:
     def __init__(
         self, store: Store, documents: Documents, jobs: Jobs, rng: Random, before: "Decks | None" = None
     ) -> None:
-        self._ids = before._ids if before else Ids(rng)
-        self._places = before._places if before else Places(MADE_AT_ONCE, WAITING_MAX, WAIT_S)
+        self._ids: Ids = before._ids if before else Ids(rng)
+        self._places: Places = before._places if before else Places(MADE_AT_ONCE, WAITING_MAX, WAIT_S)
         self._store = store
         self._documents = documents
         self._jobs = jobs
