@@ -106,8 +106,8 @@ class Permit:
         self._committed = True
         self._stop_waiting()
         self._state.refusals.since_s = None
-        if self._key.state.verdict is not KeyVerdict.VALID:
-            self._key.state.note_accepted(self._entered_s)
+        if self._key.state.verdict is not KeyVerdict.VALID or self._key.refuses_model:
+            self._key.state.note_accepted(self._entered_s, self._key)
         self._state.note_answer(self._entered_s, now_s)
         self._note_queue_delay(now_s)
         was_closed = self._state.is_closed
@@ -188,8 +188,8 @@ class Permit:
             state.refusals.since_s = None
             if not self._committed:  # the end of a stream that began long ago says nothing of new calls
                 state.note_answer(self._entered_s, now_s)
-                if self._key.state.verdict is not KeyVerdict.VALID:
-                    self._key.state.note_accepted(self._entered_s)
+                if self._key.state.verdict is not KeyVerdict.VALID or self._key.refuses_model:
+                    self._key.state.note_accepted(self._entered_s, self._key)
             state.error_rate.add(False, now_s)
             if self._own is not None:
                 self._own.end(CallOutcome.SUCCESS, now_s, 0.0)
@@ -215,7 +215,7 @@ class Permit:
             # Two refusals may overlap: the later end of the cool-down counts, with its reason.
             key.rest(RestCause.CALL, not_before_s, classification.cooldown_reason)
         if classification.refuses_key:
-            key.state.note_refused(now_s)
+            key.state.note_refused(now_s, key)
         if self._is_only_long(classification):
             classification = replace(classification, blame=Blame.NOBODY, overload=False)
         if classification.reason == DEADLINE:
@@ -338,7 +338,7 @@ class Permit:
         if doubted is not None and self._key.cooldown_until_s <= now_s:
             self._key.rest(RestCause.CALL, now_s + doubted.cooldown_s, doubted.cooldown_reason)
             if doubted.refuses_key:
-                self._key.state.note_refused(now_s)
+                self._key.state.note_refused(now_s, self._key)
 
     def contradict(self, caller: Caller | None, now_s: float) -> None:
         """Report that another target took the request that this one refused.

@@ -92,14 +92,21 @@ class KeyState:
         self._retired = False
         self._events = events
 
-    def note_accepted(self, began_s: float) -> None:
-        """Record that a call that began then was taken. One from before a refusal says nothing."""
+    def note_accepted(self, began_s: float, at: "ProviderKey") -> None:
+        """Record that a call that began then was taken. One from before a refusal says nothing.
+
+        It contradicts the targets that refuse the key at this moment: what they refuse is their own model.
+        """
         if self.refused_since_s is None or began_s > self.refused_since_s:
             self.misleading = self.confirmed
+            for key in self.at_targets:
+                key.refuses_model = key is not at and key.refused_until_s > began_s
             self._become(KeyVerdict.VALID, "call")
 
-    def note_refused(self, now_s: float) -> None:
+    def note_refused(self, now_s: float, at: "ProviderKey") -> None:
         """Record that a call was refused for the key itself."""
+        if at.refuses_model:
+            return
         self._become(KeyVerdict.REFUSED, "call", now_s)
         if self.on_refused is not None and not self._retired:
             self.on_refused()
@@ -144,6 +151,9 @@ class KeyState:
             self.lift(RestCause.CHECK)
             for key in self.at_targets:
                 key.end_refusal()
+        else:
+            for key in self.at_targets:
+                key.refuses_model = False
         if self.secret is not None and not self._retired:
             self._events.emit(KeyStateChanged(self.provider, self.label, before, verdict, by))
 
@@ -151,7 +161,15 @@ class KeyState:
 class ProviderKey:
     """One of a provider's keys at one target, with its cool-down: the longest of its rests."""
 
-    __slots__ = ("_rests", "cooldown_reason", "cooldown_until_s", "quota_at_s", "quota_source", "state")
+    __slots__ = (
+        "_rests",
+        "cooldown_reason",
+        "cooldown_until_s",
+        "quota_at_s",
+        "quota_source",
+        "refuses_model",
+        "state",
+    )
 
     def __init__(self, state: KeyState) -> None:
         self.state = state
@@ -160,6 +178,7 @@ class ProviderKey:
         # The headers of the last response that said what is left of limits, and when that was.
         self.quota_source: tuple[tuple[QuotaHeaders, ...], Mapping[str, str]] | None = None
         self.quota_at_s = 0.0
+        self.refuses_model = False  # it was refused here while another target took it
         self._rests: dict[RestCause, _Rest] = {}
 
     def reveal(self) -> str | None:
@@ -212,10 +231,15 @@ class ProviderKey:
             self.rest(RestCause.QUOTA, max(self.rests_for(RestCause.QUOTA), now_s + wait_s), reason)
 
     def end_refusal(self) -> None:
-        """End the cool-down of a refusal by a call: the key is good again."""
-        rest = self._rests.get(RestCause.CALL)
-        if rest is not None and rest.reason is CooldownReason.REFUSED:
+        """End the cool-down of a refusal by a call, except of its model: the key is good again."""
+        if self.refused_until_s and not self.refuses_model:
             self.lift(RestCause.CALL)
+
+    @property
+    def refused_until_s(self) -> float:
+        """Until when a refusal by a call has it rest; 0 if none has."""
+        rest = self._rests.get(RestCause.CALL)
+        return rest.until_s if rest is not None and rest.reason is CooldownReason.REFUSED else 0.0
 
     def rests_for(self, cause: RestCause) -> float:
         """Return until when this cause has it rest; 0 if it does not."""

@@ -11,7 +11,7 @@ from dub5.service.config.options import BreakerOptions, KeysOptions, RetryOption
 from dub5.service.events import KeyChecked, KeyStateChanged
 from dub5.service.resilience.classify import CooldownReason
 from dub5.service.resilience.provider_keys import RestCause, key_label
-from dub5.simulators.script import Hang
+from dub5.simulators.script import Hang, Script, SimRequest
 from tests.support.keyed_provider import LIST, REFUSED, KeyedProvider, heard
 from tests.support.steady_clients import SteadyClients
 from tests.support.world import ServiceWorld, healthy, reply, script, status
@@ -198,3 +198,19 @@ async def test_a_forecast_costs_nobody_an_answer(stream: bool, second: Any, revo
         answer = await world.ask(stream=stream)
         assert answer.status == 200 and answer.headers["x-dub5-target"] == "one/m"
         assert one.calls == (["sk-b"] if revoked == "at a check" else ["sk-a", "sk-b"])
+
+
+async def test_a_key_without_rights_to_one_model() -> None:
+    """A provider says 401 for one model: that model rests, no request costs a call more, one event tells."""
+
+    def respond(request: SimRequest) -> Script:
+        return reply(401, REFUSED) if b'"best"' in request.body else healthy()(request)
+
+    async with ServiceWorld(one=respond, route={"targets": ("one/best", "one/m")}) as world:
+        changes = heard(world, KeyStateChanged)
+        for _ in range(300):
+            assert (await world.ask()).status == 200
+            await asyncio.sleep(1)
+        refused = sum(b'"best"' in request.body for request in world.asked["one"])
+        assert refused <= 7
+        assert len(changes) == 2  # refused, valid

@@ -48,7 +48,7 @@ def test_a_check_that_confirms() -> None:
     """Refused by a call and by a check, it rests at all targets; good again by a check, it does not."""
     key = ObservedKey()
     key.first.rest(RestCause.CALL, 70.0, REFUSED)
-    key.note_refused(10.0)
+    key.note_refused(10.0, key.first)
     key.note_check(refused=True, now_s=11.0, rest_until_s=200.0)
     assert (key.first.cooldown_until_s, key.second.cooldown_until_s) == (200.0, 200.0)
     key.note_check(refused=False, now_s=71.0, rest_until_s=0.0)
@@ -68,29 +68,56 @@ def test_a_limit_outlasts_a_refusal() -> None:
 def test_a_check_does_not_contradict_a_call() -> None:
     """The list takes the key, answers do not: only a call that is taken makes it valid."""
     key = ObservedKey()
-    key.note_refused(10.0)
+    key.note_refused(10.0, key.first)
     key.note_check(refused=False, now_s=11.0, rest_until_s=0.0)
     assert key.verdict is KeyVerdict.REFUSED
-    key.note_accepted(9.0)  # it had begun before
+    key.note_accepted(9.0, key.first)  # it had begun before
     assert key.verdict is KeyVerdict.REFUSED
-    key.note_accepted(70.0)
+    key.note_accepted(70.0, key.first)
     assert key.changes() == ["refused", "valid"]
+
+
+def test_a_target_that_refuses_alone() -> None:
+    """A target that refuses a key that another one takes speaks of its model: it alone rests, in silence."""
+    key = ObservedKey()
+    for now_s in (10.0, 80.0, 150.0):
+        key.first.rest(RestCause.CALL, now_s + 60.0, REFUSED)
+        key.note_refused(now_s, key.first)
+        key.note_accepted(now_s + 1.0, key.second)
+        assert key.first.cooldown_until_s == now_s + 60.0
+    assert key.changes() == ["refused", "valid"]
+    key.note_refused(200.0, key.second)
+    key.first.lift(RestCause.CALL)
+    key.note_accepted(250.0, key.second)
+    key.note_refused(300.0, key.first)
+    assert key.changes() == ["refused", "valid", "refused", "valid", "refused"]
+
+
+def test_a_target_that_takes_the_key_after_all() -> None:
+    """It speaks of the key again."""
+    key = ObservedKey()
+    key.first.rest(RestCause.CALL, 70.0, REFUSED)
+    key.note_refused(10.0, key.first)
+    key.note_accepted(11.0, key.second)
+    key.note_accepted(80.0, key.first)
+    key.note_refused(90.0, key.first)
+    assert key.changes() == ["refused", "valid", "refused"]
 
 
 def test_one_that_was_replaced() -> None:
     """What the last calls with a replaced key bring is told to nobody."""
     key = ObservedKey()
-    key.note_accepted(1.0)
+    key.note_accepted(1.0, key.first)
     key.retire()
-    key.note_refused(2.0)
+    key.note_refused(2.0, key.first)
     assert key.changes() == ["valid"]
 
 
 def test_a_refused_one_that_was_replaced() -> None:
     """It is refused no more, which is told once, and what its last calls bring to nobody."""
     key = ObservedKey()
-    key.note_refused(1.0)
+    key.note_refused(1.0, key.first)
     key.retire()
-    key.note_refused(2.0)
-    key.note_accepted(3.0)
+    key.note_refused(2.0, key.first)
+    key.note_accepted(3.0, key.first)
     assert key.changes() == ["refused", "unknown"]
