@@ -11,7 +11,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-KEY_PATTERN = re.compile(r"[!-~]+")  # a key is sent in a header
+KEY_CHARS_MAX = 8192
+KEY_PATTERN = re.compile(rf"[!-~]{{1,{KEY_CHARS_MAX}}}")  # a key is sent in a header
 PLACEHOLDER = re.compile(  # what examples and templates hold where a key belongs
     r"<.*>|\$\{?\w+\}?|.*\.\.\.|.*[-_]here"
     r"|(?:sk[-_])?your[-_]?(?:[a-z0-9]{1,20}[-_]){0,4}(?:(?:api)?key|token|secret)"
@@ -76,7 +77,10 @@ class SecretReader:
                 f"{source} is not set or empty; set it, or {file_variable}, or remove it from the list."
             )
         if not KEY_PATTERN.fullmatch(key):
-            raise ValueError(f"{source} must hold a key: one line of printable characters without spaces.")
+            raise ValueError(
+                f"{source} must hold a key: one line of printable characters without spaces,"
+                f" {KEY_CHARS_MAX:,} at most."
+            )
         if PLACEHOLDER.fullmatch(key):
             raise ValueError(f"{source} holds what an example writes in place of a key; put the key there.")
         return key

@@ -120,7 +120,7 @@ class TestKeysInFiles:
         assert read(GOOD, {"KEY_ONE_FILE": str(file)}).provider_keys["one"][0].reveal() == "sk-2"
         assert "both set" in problems(read, GOOD, {"KEY_ONE_FILE": str(file), "KEY_ONE": "sk-1"})[0]
 
-    @pytest.mark.parametrize("held", [b"", b"two words", b"sk-one\nsk-two", b"sk-\xff"])
+    @pytest.mark.parametrize("held", [b"", b"two words", b"sk-one\nsk-two", b"sk-\xff", b"sk-" * 3_000])
     def test_no_key(self, read, tmp_path: Path, held: bytes) -> None:
         """What cannot stand in a header is no key, and is not shown."""
         file = tmp_path / "key"
