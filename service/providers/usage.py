@@ -14,7 +14,7 @@ from msgspec import Raw
 from dub5.service.model import AnyRequest, ChatRequest, EmbedRequest, Usage
 from dub5.service.tokens import ASCII_CHARS, ascii_chars, estimate_tokens
 
-TOKENS_MAX = 2**53
+TOKENS_MAX = 100_000_000  # of one answer; a larger number is no count, and would spend a budget for a day
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -30,10 +30,8 @@ def parse_usage(value: object) -> Usage | None:
 
 
 def token_count(count: object) -> int:
-    """Return the count as a non-negative int that can be summed; 0 for anything else. 12.0 counts as 12."""
-    if isinstance(count, int):
-        return min(count, TOKENS_MAX) if count > 0 else 0
-    return int(min(count, TOKENS_MAX)) if isinstance(count, float) and count > 0 else 0
+    """Return the count as a non-negative int; 0 for anything that is none. 12.0 counts as 12."""
+    return int(count) if isinstance(count, int | float) and 0 < count <= TOKENS_MAX else 0
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Daily budgets of providers: counted by their prices, told at 80 %, kept until midnight UTC."""
 
 import asyncio
+import json
 from typing import Any
 
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from dub5.service.resilience.provider_keys import key_label
 from dub5.service.resilience.spending import DAY_S
 from tests.support.conversation_world import ConversationWorld
 from tests.support.keyed_provider import heard
-from tests.support.world import ServiceWorld, healthy, text_of
+from tests.support.world import ServiceWorld, completion, healthy, in_turn, status, text_of
 
 # An answer of ServiceWorld in one piece takes one token of prompt, and three of completion: a dollar.
 A_DOLLAR = {"prices": {"m": Price(prompt=250_000.0, completion=250_000.0)}}
@@ -142,3 +143,14 @@ def test_a_budget_without_prices() -> None:
     settings = Settings((provider,), (RouteSettings("chat", ("one/m", "one/n")),))
     (problem,) = contradictions(settings, ["one"])
     assert problem.startswith("provider 'one'.spend_max_usd_per_day: what 'n' costs is not known; add prices")
+
+
+async def test_a_number_that_is_no_count() -> None:
+    """A provider that says 10**30 tokens once has spent what is estimated: it is asked again."""
+    answer = json.loads(completion("hello"))
+    answer["usage"] = {"prompt_tokens": 10**30, "completion_tokens": 2**32 * 1.0, "total_tokens": 2**63}
+    one = in_turn(status(200, json.dumps(answer).encode()), healthy())
+    budget = {"one": A_DOLLAR | {"spend_max_usd_per_day": 100.0}}
+    async with ServiceWorld(one=one, two=healthy(), fields=budget) as world:
+        assert await targets_of(world, 3) == ["one/m"] * 3
+        assert (await key_row(world))["spent_usd_today"] < 10.0
