@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dub5.service.api.page import MEDIA_TYPES
-from dub5.service.events import SecurityKind
+from dub5.service.events import SecurityKind, StepResult
 from dub5.service.model import Outcome
 from dub5.service.resilience.circuit_breaker import BreakerState
 from dub5.service.resilience.classify import CooldownReason
@@ -203,10 +203,19 @@ def test_service_words() -> None:
     assert [r for r in sorted(passed_over) if f'"{r}"' not in _line(SCRIPTS["labels.js"], "SKIPPED =")] == []
     assert [r for r in sorted(reasons) if f'["{r}",' not in SCRIPTS["labels.js"]] == []
     assert [h for h in COUNTERS if f'["{h}", [' not in SCRIPTS["labels.js"]] == []
+    assert [h for h in JOBS_AND_DOCUMENTS if f'["{h}", [' not in SCRIPTS["labels.js"]] == []
     assert [k for k in SecurityKind if f'["{k}", "' not in SCRIPTS["labels.js"]] == []
     assert [k for k in ATTEMPT_KINDS - {"first"} if f'["{k}",' not in SCRIPTS["labels.js"]] == []
     assert [o for o in Outcome if f'["{o}",' not in SCRIPTS["live.js"]] == []
     assert [s for s in BreakerState if f'["{s}",' not in SCRIPTS["cards.js"]] == []
+
+
+JOBS_AND_DOCUMENTS = [
+    "document_read",
+    "document_refused",
+    *[f"job_{state}" for state in ("done", "failed")],
+    *[f"job_step_{result}" for result in StepResult],
+]
 
 
 def _line(text: str, start: str) -> str:
