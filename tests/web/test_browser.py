@@ -31,6 +31,10 @@ async def test_answer(browser: str, service: str, providers: SimulatedProviders)
         assert judge(await text(page, ".text"), "Name three rivers.") is Proof.WHOLE
         assert await text(page, ".by strong") == "one/gpt-sim"
         assert "first token" in await text(page, ".times")
+        await page.evaluate("document.querySelector('#turns').style.paddingTop = '3000px'")
+        assert await page.evaluate("document.documentElement.scrollHeight <= innerHeight"), (
+            "the page itself scrolls"
+        )
         assert page.errors == []
 
 
