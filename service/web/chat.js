@@ -193,8 +193,12 @@ class Chat {
     return (this.opinions ??= new Feedback(this.caller));
   }
 
-  /** Say something about the conversation. @param {string} text "": nothing */
-  note(text) {
+  /**
+   * Say something about the conversation.
+   * @param {string} text "": nothing @param {boolean} [isAbout] whether it is about a document: no question is suggested
+   */
+  note(text, isAbout = false) {
+    byId("suggested").hidden = isAbout;
     byId("chat-note").hidden = text === "";
     put(byId("chat-note"), text);
   }

@@ -13,6 +13,7 @@ import { count } from "./labels.js";
 /** @typedef {import("./documents.js").Card} Card */
 
 const LOST = "The connection is lost. The deck goes on by itself once the service is back.";
+const NONE_YET = "No model has made cards of these parts this time, either. Wait a minute, then ask again.";
 const GONE = "These flashcards are not there any more.";
 
 export class DeckView {
@@ -147,7 +148,8 @@ export class DeckView {
     this.deck = await this.api.retry(this.id);
     await this.#read();
     this.heading.focus();
-    this.#follow();
+    await this.#follow();
+    if (this.deck?.job?.state === "done" && this.deck.template_parts > 0) this.#say(NONE_YET);
   }
 
   /** @param {"cards.csv" | "cards.txt"} name */
@@ -176,6 +178,11 @@ export class DeckView {
     } catch (error) {
       this.#fail(error);
     }
+  }
+
+  /** Say what was in the way, unless another place is shown. @param {string} text */
+  #say(text) {
+    if (!this.events.signal.aborted) put(this.problem, text);
   }
 
   /** @param {unknown} error */

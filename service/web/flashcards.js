@@ -5,7 +5,7 @@ import { count } from "./labels.js";
 
 /** @typedef {import("./documents.js").Card} Card */
 
-export const TEMPLATE = "made from the text alone: no provider answered";
+export const TEMPLATE = "made from the text alone, without a model";
 
 export class Flashcards {
   constructor() {
@@ -23,11 +23,12 @@ export class Flashcards {
     this.before = this.#button("Previous", -1);
     this.after = this.#button("Next", 1);
     this.told = h("p.sr", { "aria-live": "polite" });
-    const keys = h("p.hint", {}, h("kbd", {}, "Space"), " flips, ", h("kbd", {}, "←"), " and ", h("kbd", {}, "→"), " turn to another card.");
+    const keys = h("span.by-keys", {}, " ", h("kbd", {}, "Space"), " flips it, too; ", h("kbd", {}, "←"), " and ", h("kbd", {}, "→"), " turn to another card.");
+    const hint = h("p.hint", {}, "A tap or click on the card flips it.", keys);
     this.node = h(
       "div.flashcards", { hidden: true },
       h("p.buttons.steps", {}, this.before, this.place, this.after),
-      this.face, h("p.made", {}, this.made), this.quote, keys, this.told,
+      this.face, h("p.made", {}, this.made), this.quote, hint, this.told,
     );
   }
 

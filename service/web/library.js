@@ -9,6 +9,7 @@ import { count, whenLabel } from "./labels.js";
 /** @typedef {import("./documents.js").Document} Document */
 /** @typedef {import("./documents.js").Deck} Deck */
 
+const KINDS = new Map([["pdf", "PDF"], ["docx", "Word"], ["md", "Markdown"], ["txt", "Text"]]);
 const CARDS_USUAL = 40;
 const CARDS_MAX = 200;
 const AGAIN_AFTER_MS = 4_000; // where a deck is being made, or the service was not there
@@ -125,7 +126,7 @@ export class Library {
   /** @param {Document} one */
   #document(one) {
     const { name, kind, pages, tokens, flags, created_at } = one;
-    const facts = [kind.toUpperCase(), `${count(pages)} page${pages === 1 ? "" : "s"}`, `${count(tokens)} tokens`, whenLabel(created_at)];
+    const facts = [KINDS.get(kind) ?? kind, `${count(pages)} page${pages === 1 ? "" : "s"}`, `${count(tokens)} tokens`, whenLabel(created_at)];
     const flagged = "Parts of its text read like instructions to a model. They are treated as text only.";
     return h(
       "li.thing", {},

@@ -35,7 +35,7 @@ export class Places {
   offer(offered) {
     if (Boolean(offered) === Boolean(this.offered) && this.offered !== undefined) return;
     this.offered = offered;
-    this.link.hidden = !offered;
+    this.link.hidden = byId("to-study").hidden = !offered;
     this.show();
   }
 

@@ -128,7 +128,7 @@ export class Sidebar {
   /** Say which document a conversation is about. @param {string} id @param {string} document */
   async #sayAbout(id, document) {
     const said = await this.api.nameOf(document).then(aboutLabel, sayingOf);
-    if (this.current === id && !this.chat.isAnswering()) this.chat.note(said);
+    if (this.current === id && !this.chat.isAnswering()) this.chat.note(said, true);
   }
 
   /** Begin anew: the next question makes a conversation. @param {string} [note] */

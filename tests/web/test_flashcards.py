@@ -123,10 +123,13 @@ async def test_no_provider(browser: str, served: str, providers: SimulatedProvid
             await page.until(f"{STATE} === 'All parts are done.'")
             assert await page.evaluate(MADE)
             said = await page.evaluate("document.querySelector('.deck > .flag').textContent")
-            assert "1 of 1 parts were made from the text alone: no provider answered" in said
+            assert "1 of 1 parts were made from the text alone, without a model" in said
+            await press(page, "Ask again for these")
+            await page.until("document.querySelector('.deck > .problem').textContent.startsWith('No model')")
         await press(page, "Ask again for these")
         await page.until(f"!({MADE}) && {STATE} === 'All parts are done.'")
         assert await page.evaluate("document.querySelector('.deck > .flag').hidden")
+        assert await page.evaluate("document.querySelector('.deck > .problem').textContent") == ""
 
         await page.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
         await press(page, "Download for Anki")
