@@ -8,6 +8,8 @@ from msgspec import Struct
 
 from dub5.service.study.chunks import is_heading
 
+TITLE_SHARE_MAX = 0.6  # of the longest line
+TITLE_CHARS_MIN, TITLE_CHARS_MAX = 24, 60  # with shorter lines nobody can tell
 SENTENCE_CHARS_MAX = 300  # of a longer one its beginning is taken
 WORD = re.compile(r"[^\W_]+(?:['\u2019.,-][^\W_]+)*")
 _END = re.compile(
@@ -78,8 +80,12 @@ def is_small_word(word: str) -> bool:
 def _blocks(text: str) -> Iterator[tuple[bool, str]]:
     """Yield headings, paragraphs and items of lists, each with whether it is a heading."""
     lines: list[str] = []
-    for line in [*text.split("\n"), ""]:
-        title = bool(line.strip()) and is_heading(line)
+    known = [*text.split("\n"), ""]
+    title_chars_max = int(TITLE_SHARE_MAX * max(map(len, known)))
+    for line, after in zip(known, [*known[1:], ""], strict=True):
+        title = bool(line.strip()) and (
+            is_heading(line) or (_ends(lines) and _is_title(line, after, title_chars_max))
+        )
         if lines and (title or not line.strip() or _NOISE.match(line)):
             yield False, "\n".join(lines)
             lines = []
@@ -87,6 +93,23 @@ def _blocks(text: str) -> Iterator[tuple[bool, str]]:
             yield True, line
         elif line.strip():
             lines.append(line)
+
+
+def _ends(lines: list[str]) -> bool:
+    """Return whether a sentence is over with these lines."""
+    return not lines or lines[-1].rstrip()[-1] in ".!?\u2026"
+
+
+def _is_title(line: str, after: str, chars_max: int) -> bool:
+    """Return whether a line is a title, as in the text of a PDF: it ends early, and without a stop.
+
+    A line that goes on in the next one ends where that has no room.
+    """
+    line, after = line.strip(), after.strip()
+    if len(line) > min(chars_max, TITLE_CHARS_MAX) or chars_max < TITLE_CHARS_MIN or _NOISE.match(line):
+        return False
+    begins = bool(after) and (after[0].isupper() or after[0].isdigit())
+    return begins and line[0].isalnum() and line[-1].isalnum()
 
 
 def _without_noise(text: str) -> str:

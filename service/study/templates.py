@@ -51,9 +51,13 @@ _POINTERS = frozenset(
     word
     for words_of_language in (
         "it this that these those there here he she they we you i who what which where when how why if one",
+        "its their his her my our your such some many most both each all every another other",
         "er sie es das dies dieser diese dieses hier da wir ihr was wer wenn wie man jener jede",
+        "sein seine ihre mein meine unser unsere alle viele manche einige beide jeder jedes solche",
         "il elle ils elles ce cela c'est cette ces ceci on nous vous qui que si quand o\u00f9",
+        "son sa ses leur leurs mon ma mes notre nos votre vos tous toutes chaque",
         "\u00e9l ella ellos ellas esto eso este esta estos estas ese esa aqu\u00ed all\u00ed cuando donde lo",
+        "su sus mi mis nuestro nuestra todos todas cada muchos algunos",
     )
     for word in words_of_language.split()
 )

@@ -47,6 +47,22 @@ def test_english() -> None:
     assert fronts[f"In 1779 Jan {GAP} discovered that plants need light."] == "Ingenhousz"
 
 
+def test_text_of_a_pdf() -> None:
+    """A line that ends early and without a stop is a title: it is no part of the sentence below it. What
+    "their" means is not asked."""
+    text = (
+        "Biology, year 11\nMitochondria\nMitochondria are organelles that release energy from glucose by\n"
+        "Cellular respiration. Their inner membrane is folded into cristae, which carry enzymes.\n"
+        "Osmosis\nOsmosis is the movement of water through a membrane of a cell or an organ."
+    )
+    cards = template_cards(text, 9)
+    assert [card.front for card in cards if card.front.startswith("What")] == [
+        "What are Mitochondria?",
+        "What is Osmosis?",
+    ]
+    assert all("year 11" not in card.quote for card in cards)
+
+
 @pytest.mark.parametrize("language", DEFINED)
 def test_languages(language: str) -> None:
     """A definition is asked about in the language of its text."""
