@@ -24,7 +24,13 @@ from random import Random
 from typing import Any
 
 from dub5.service.app import Service
-from dub5.service.config.options import BreakerOptions, CacheOptions, ProbeOptions, TimeoutOptions
+from dub5.service.config.options import (
+    BreakerOptions,
+    CacheOptions,
+    KeysOptions,
+    ProbeOptions,
+    TimeoutOptions,
+)
 from dub5.service.config.settings import (
     LoadedSettings,
     ProviderSettings,
@@ -115,6 +121,7 @@ class FuzzedService:
             breaker=BreakerOptions() if self.probing else NEVER,
             probe=ProbeOptions(enabled=False),
             server=SERVER,
+            keys=KeysOptions(check_s=0.0),  # what is sent would be fuzzed as well
         )
         secrets = {d: (Secret(KEY),) for d in DIALECTS}
         self.service = Service(

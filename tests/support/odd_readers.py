@@ -1,6 +1,7 @@
 """Processes that read a file as none should: `misread(monkeypatch, "code")` in place of the reading."""
 
 import json
+import os
 import subprocess
 from typing import Any
 
@@ -35,6 +36,20 @@ def children(of: int) -> set[int]:
     )
     rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
     return {int(pid) for pid, parent, command in rows if int(parent) == of and command != "ps"}
+
+
+_others: set[int] = set()  # that other tests of this process have started
+
+
+def forget_children() -> None:
+    """Take the children that there are for those of others."""
+    _others.clear()
+    _others.update(children(os.getpid()))
+
+
+def new_children() -> set[int]:
+    """Return the children of this process that a test has started."""
+    return children(os.getpid()) - _others
 
 
 def memory_kib(of: int) -> int:

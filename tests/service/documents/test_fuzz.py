@@ -6,7 +6,7 @@ import pytest
 
 from dub5.service.documents.refusals import REFUSALS
 from tests.experiments.fuzz_documents import READ, play
-from tests.support.odd_readers import children, memory_kib
+from tests.support.odd_readers import memory_kib, new_children
 
 pytestmark = pytest.mark.real_sockets
 
@@ -19,5 +19,5 @@ def test_mutated_files(first: int, count: int) -> None:
     assert list(found) == list(range(first, first + count))
     assert {seed: result for seed, result in found.items() if result not in (READ, *REFUSALS)} == {}
     assert len(set(found.values())) >= 5, "the files differ"
-    assert not children(os.getpid())
+    assert not new_children()
     assert memory_kib(os.getpid()) < 1.1 * before

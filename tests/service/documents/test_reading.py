@@ -16,7 +16,7 @@ from dub5.service.documents.reading import read_file, read_now
 from dub5.service.documents.refusals import REFUSALS, ReadRefused, ReadResult
 from tests.support.docx_files import make_docx
 from tests.support.odd_files import READ, OddFile, harmful
-from tests.support.odd_readers import children, memory_kib, misread
+from tests.support.odd_readers import memory_kib, misread, new_children
 from tests.support.pdf_files import make_pdf
 
 pytestmark = pytest.mark.real_sockets
@@ -46,7 +46,7 @@ def test_both_loops(run: Any) -> None:
         assert await result_of(make_docx("# Jane")) == (READ, "# Jane")
         assert await result_of(b"x" * 1_000_000) == (READ, "x" * 1_000_000)
         assert (await result_of(b"\x89PNG\r\n\x1a\n"))[0] == "image"
-        assert not children(os.getpid())
+        assert not new_children()
 
     run(read())
 
@@ -69,7 +69,7 @@ async def play(file: OddFile) -> None:
     before = memory_kib(os.getpid())
     found, _ = await result_of(file.data, file.name)
     assert found in file.ends, file.what
-    assert not children(os.getpid())
+    assert not new_children()
     assert memory_kib(os.getpid()) < before + 40_000
 
 
@@ -135,7 +135,7 @@ async def test_how_it_ends(monkeypatch: pytest.MonkeyPatch, code: str, result: t
     """However it ends, that is one refusal, with what an operator may know and no word of the file."""
     misread(monkeypatch, code)
     assert await result_of() == result
-    assert not children(os.getpid())
+    assert not new_children()
 
 
 @LINUX
@@ -152,7 +152,7 @@ async def test_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await result_of() == ("timed_out", "")
     with pytest.raises(ReadRefused, match="takes too long"):
         read_now(b"Hello.")
-    assert not children(os.getpid())
+    assert not new_children()
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -168,7 +168,7 @@ def test_cancelled(run: Any, after_s: float, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(asyncio.CancelledError):
             await task
         for _ in range(100):
-            if not children(os.getpid()):
+            if not new_children():
                 return
             await asyncio.sleep(0.02)
         raise AssertionError("a process is left")
