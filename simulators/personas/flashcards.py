@@ -40,7 +40,7 @@ def _card(sentence: str) -> dict[str, str]:
         return {"front": front, "back": f"{meaning[0].upper()}{meaning[1:]}.", "quote": sentence}
     telling = max(_TELLING.findall(plain), key=len, default=plain.split()[0])
     return {
-        "front": "Fill the gap: " + plain.replace(telling, "\u2026", 1),
+        "front": "Fill the gap: " + plain.replace(telling, "____", 1),
         "back": telling,
         "quote": sentence,
     }
