@@ -192,7 +192,7 @@ class CsrfRefused(GatewayError):
     code = "csrf_refused"
     suggestion = (
         "Send it from a page of this service or of an origin in server.origins, with the content type"
-        " application/json; a program can leave out the cookie."
+        " application/json, a file as application/octet-stream; a program can leave out the cookie."
     )
     outcome = "refused"
 

@@ -26,7 +26,7 @@ def cross_site_problem(
     if not _is_from_our_page(headers, is_listed, with_cookie):
         return "A page of another site may have sent this request."
     if with_cookie and _has_body(headers) and _media_type(headers) in FORM_TYPES:
-        return "A form of another site may have sent this request: its content type is not application/json."
+        return "A form of another site may have sent this request: its content type is one that forms send."
     return None
 
 
