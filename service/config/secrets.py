@@ -74,7 +74,7 @@ class SecretReader:
             key, source = self._read_file(file, file_variable), f"the file that {file_variable} names"
         elif not key:
             raise ValueError(
-                f"{source} is not set or empty; set it, or {file_variable}, or remove it from the list."
+                f"{source} is not set or empty; set it, or {file_variable}, or leave its name out."
             )
         if not KEY_PATTERN.fullmatch(key):
             raise ValueError(
