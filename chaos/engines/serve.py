@@ -23,6 +23,7 @@ from dub5.chaos.scenario.model import Topology
 POLL_S = 0.5
 DEFAULT_PORT = 8080
 PORT_MAX = 65_535
+PATIENCE_S = 1.0  # for the database; a service takes 50 ms
 TOPOLOGY = Topology(timeouts={"first_token_s": 5.0, "whole_answer_s": 15.0, "total_s": 60.0})
 
 
@@ -86,9 +87,13 @@ def _read_port(file: Path) -> int:
 
 
 def _kept_in(data: Path) -> str:
-    """Return the settings that keep sessions, conversations and documents in this folder."""
+    """Return the settings that keep sessions, conversations and documents in this folder.
+
+    Somebody who looks around on a busy machine waits for its disk rather than read that nothing can be kept.
+    """
     url = f"sqlite:///{quote(str((data / 'dub5.db').resolve()))}"
-    return f"\n[session]\n\n[conversation]\n\n[documents]\n\n[database]\nurl = {json.dumps(url)}\n"
+    database = f"[database]\nurl = {json.dumps(url)}\npatience_s = {PATIENCE_S}\n"
+    return f"\n[session]\n\n[conversation]\n\n[documents]\n\n{database}"
 
 
 def _welcome(running: Stack, data: Path) -> str:
