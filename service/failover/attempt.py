@@ -34,6 +34,7 @@ from dub5.service.providers.features import Feature, fits
 from dub5.service.providers.finish import FILTERED
 from dub5.service.providers.json_prompt import FIELD as JSON_MODE
 from dub5.service.providers.json_prompt import with_json_prompt
+from dub5.service.providers.quota_left import REMAINING
 from dub5.service.providers.slices import finish, in_turns
 from dub5.service.providers.sse import is_json_lines
 from dub5.service.providers.usage import estimate_prompt
@@ -172,7 +173,7 @@ class Attempt:
         dialect = self._upstream.dialect
         if response.status != 200:
             raise dialect.fault(response.status, response.headers, await body.beginning())
-        if self.dependencies.quota_headers:
+        if self.dependencies.quota_headers and not REMAINING.isdisjoint(response.headers):
             self._permit.note_quota(dialect.quota_headers, response.headers, clock.now())
         request = self.context.request
         if isinstance(request, EmbedRequest) or not request.stream:

@@ -49,13 +49,15 @@ def _anthropic(what: str) -> QuotaHeaders:
 OPENAI_QUOTA: tuple[QuotaHeaders, ...] = (_x_ratelimit("requests"), _x_ratelimit("tokens"))
 ANTHROPIC_QUOTA = tuple(map(_anthropic, ("requests", "tokens", "input_tokens", "output_tokens")))
 
+REMAINING = frozenset(one.remaining for one in (*OPENAI_QUOTA, *ANTHROPIC_QUOTA))  # each response is asked
+
 
 def has_room(
     names: tuple[QuotaHeaders, ...], headers: Mapping[str, str], needs: Mapping[str, float]
 ) -> bool | None:
     """Return whether what is left of each limit covers these needs; None where no header says.
 
-    Each response is asked, so this is quick; what it finds lacking is read by `quota_left`.
+    What it finds lacking is read by `quota_left`.
     """
     room: bool | None = None
     for what, remaining, _ in names:
