@@ -12,7 +12,7 @@ from random import Random
 
 from dub5.service import clock
 from dub5.service.config.settings import JobsSettings
-from dub5.service.errors import JobNotFound, StorageUnavailable
+from dub5.service.errors import JobNotFound, Overloaded, StorageUnavailable
 from dub5.service.events import Events
 from dub5.service.ids import Ids
 from dub5.service.jobs import statements
@@ -26,6 +26,7 @@ from dub5.service.store.store import Store, StoreLost
 
 RETRY_AFTER_S = 5.0
 STOPPED = "It was stopped."
+WATCHED_MAX = 1_000  # jobs that are watched here: each asks the database every second
 
 
 class Jobs:
@@ -77,6 +78,8 @@ class Jobs:
             raise not_found()
         watched = self._watched.get(id_)
         if watched is None or watched.closed:
+            if len(self._watched) >= WATCHED_MAX:
+                raise Overloaded("Too many jobs are watched on this instance.", retry_after_s=RETRY_AFTER_S)
             watched = WatchedJob(job, lambda: self._look(owner, id_), self._unwatched)
             self._watched[id_] = watched
         return watched.listen()

@@ -10,6 +10,7 @@ import pytest
 from dub5.service import clock
 from dub5.service.config.settings import JobsSettings
 from dub5.service.events import JobEnded, JobStepEnded
+from dub5.service.jobs import jobs
 from dub5.service.jobs.model import Job
 from dub5.service.store.base import BoundStatement, Row
 from dub5.simulators.virtual.database import DatabaseFault
@@ -178,6 +179,24 @@ async def test_watchers_work() -> None:
         assert [events[-1][0] for events in both] == ["end", "end"]
         assert one.results(job) == [0, 1, 2]
         assert [step for _, step in one.kind.asked] == [0, 1, 1, 2]
+
+
+async def test_how_many_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many jobs are watched at one time: each of them asks the database. Who leaves makes room."""
+    monkeypatch.setattr(jobs, "WATCHED_MAX", 2)
+    async with world(options={"jobs": JobsSettings(workers=0)}) as one:
+        all_jobs = [await mine(one) for _ in range(3)]
+        paths = [f"/v1/jobs/{job.id}/events" for job in all_jobs]
+        async with (
+            one.client.stream("GET", paths[0], headers=one.signed("me")),
+            one.client.stream("GET", paths[0], headers=one.signed("me")),
+        ):
+            async with one.client.stream("GET", paths[1], headers=one.signed("me")):
+                async with asyncio.timeout(5.0):
+                    refused = await asked(one, "GET", f"{all_jobs[2].id}/events")
+                assert (refused.status, refused.json()["error"]["code"]) == (503, "overloaded")
+            async with one.client.stream("GET", paths[2], headers=one.signed("me")) as stream:
+                assert stream.status == 200
 
 
 async def test_watcher_leaves_in_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
