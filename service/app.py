@@ -78,6 +78,7 @@ WEB = Path(str(files("dub5.service") / "web"))
 WARM_UP_S = 2.0
 DELETIONS = (  # of what is old
     document_statements.DELETE_OLD,
+    document_statements.DELETE_OLD_COUNTS,
     deck_statements.DELETE_OLD,
     job_statements.DELETE_OLD,
     feedback_statements.DELETE_OLD,

@@ -41,6 +41,11 @@ USE = Statement(
     " WHERE owner = $1 AND id = $2 AND used_at < CAST($3 AS DOUBLE PRECISION)",
 )
 DELETE = Statement("document_delete", "DELETE FROM document WHERE owner = $1 AND id = $2 RETURNING id")
+DELETE_OLD_COUNTS = Statement(  # the rows that LOCK_OWNER leaves
+    "document_delete_old_counts",
+    "DELETE FROM document_count WHERE owner IN"
+    " (SELECT owner FROM document_count WHERE counted_at < $1 ORDER BY counted_at LIMIT $2) RETURNING owner",
+)
 DELETE_OLD = Statement(  # of all owners: those that were used last before $1
     "document_delete_old",
     "DELETE FROM document WHERE id IN"

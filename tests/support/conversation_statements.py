@@ -90,6 +90,7 @@ FOR_ITS_MAKER = {
 FOR_ALL_OWNERS = {
     "deck_delete_old",
     "document_delete_old",
+    "document_delete_old_counts",
     "job_claim",
     "job_unclaim",
     "job_waiting",

@@ -381,8 +381,11 @@ async def test_retention() -> None:
         rows = world.database.storage.rows
         for one, days in ((old, 30), (new, 29)):
             rows("UPDATE document SET used_at = used_at - $1 * 86400 WHERE id = $2", days, one["id"])
+        rows("UPDATE document_count SET counted_at = counted_at - 30 * 86400")
+        await world.document(who="you")
         await asyncio.sleep(2 * RETENTION_S)
-        assert rows("SELECT id FROM document") == [(new["id"],)]
+        assert rows("SELECT COUNT(*) FROM document") == [(2,)]
+        assert rows("SELECT COUNT(*) FROM document_count") == [(1,)], "of who has come lately"
 
 
 async def test_a_drain() -> None:
