@@ -16,6 +16,7 @@ from msgspec import Struct
 from dub5.service import clock
 from dub5.service.admission.places import NoPlace, Places
 from dub5.service.documents.documents import Documents
+from dub5.service.documents.statements import LOCK_OWNER
 from dub5.service.errors import (
     DeckNotFound,
     Overloaded,
@@ -132,13 +133,8 @@ class Decks:
 
     async def _keep(self, owner: str, deck: Deck, job: Job, parts: "Sequence[ChosenPart]") -> None:
         """Write a deck, its parts and its job. Raises TooManyDecks, StorageUnavailable."""
-        values = (deck.id, deck.document, deck.title, deck.model, job.id, deck.made_at, PER_OWNER_MAX)
-        create = statements.CREATE.bind(owner, *values)
-        add = [
-            statements.ADD_PART.bind(owner, deck.id, number, one.part.page, one.wanted, one.part.text)
-            for number, one in enumerate(parts, 1)
-        ]
-        bounds = [create, *add, self._jobs.creation(job), statements.JOB_OF.bind(owner, deck.id)]
+        made = creation(owner, deck, job.id, parts)
+        bounds = [*made, self._jobs.creation(job), statements.JOB_OF.bind(owner, deck.id)]
         write = self._store.write(bounds, lane=deck.id, is_bulk=True)
         try:
             rows = await write.kept(KEPT_WITHIN_S)
@@ -185,6 +181,17 @@ class ChosenPart(Struct, frozen=True):
 
     part: TextPart
     wanted: int
+
+
+def creation(owner: str, deck: Deck, job: str, parts: Sequence[ChosenPart]) -> list[BoundStatement]:
+    """Return what keeps a deck and its parts; JOB_OF in the same transaction says whether it did."""
+    values = (deck.id, deck.document, deck.title, deck.model, job, deck.made_at, PER_OWNER_MAX)
+    add = [
+        statements.ADD_PART.bind(owner, deck.id, number, one.part.page, one.wanted, one.part.text)
+        for number, one in enumerate(parts, 1)
+    ]
+    lock = LOCK_OWNER.bind(owner, deck.made_at)  # decks are counted one after the other, as documents are
+    return [lock, statements.CREATE.bind(owner, *values), *add]
 
 
 async def _parts(text: str, wanted: int) -> list[ChosenPart]:
