@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from dub5.service.admission.sanitize import clean
 from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.client_address import scope_address
 from dub5.service.api.conversations import LIST_LIMIT, before_of, limit_of, owner_of_request
 from dub5.service.api.errors import no_such_path
 from dub5.service.api.jobs import job_object
@@ -58,11 +59,12 @@ def deck_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler]:
     async def make(request: HttpRequest) -> Response[bytes]:
         """Make a deck."""
         decks, owner = _opened(deps(), request)
+        limits = await _counted(deps(), request)
         given = await _body(deps(), request)
         model = given.model or next(iter(deps().gateway.routes))
         deps().gateway.route(model)
         made = await decks.create(owner, given.document, given.title or "", model, given.cards)
-        return json_response(deck_object(made), 202)
+        return json_response(deck_object(made), 202, limits)
 
     @get_or_head(PATH)
     async def list_decks(request: HttpRequest) -> Response[bytes]:
@@ -82,7 +84,8 @@ def deck_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler]:
     async def retry(request: HttpRequest, id: FromPath[str]) -> Response[bytes]:
         """Ask again for the parts that no model has made cards of."""
         decks, owner = _opened(deps(), request, id)
-        return json_response(deck_object(await decks.retry(owner, id)), 202)
+        limits = await _counted(deps(), request)
+        return json_response(deck_object(await decks.retry(owner, id)), 202, limits)
 
     @delete(f"{PATH}/{{id:str}}")
     async def remove_deck(request: HttpRequest, id: FromPath[str]) -> Response[None]:
@@ -156,6 +159,17 @@ def _opened(deps: ApiDependencies, request: HttpRequest, id_: str | None = None)
     if id_ is not None and not is_id(id_):
         raise deck_not_found()
     return deps.decks, owner_of_request(deps, request)
+
+
+async def _counted(deps: ApiDependencies, request: HttpRequest) -> Mapping[str, str]:
+    """Count a request that has a model asked. Return the headers that tell its limits. Raises RateLimited."""
+    if deps.gate is None:
+        return {}
+    caller, session = deps.identify(request.scope, dict(request.headers))
+    passage = await deps.gate.admit(scope_address(request.scope), session, caller)
+    if passage.refusal is not None:
+        raise passage.refusal
+    return passage.headers
 
 
 def _file(data: bytes, deck: Deck, ending: str, media_type: str) -> Response[bytes]:

@@ -353,6 +353,7 @@ OPERATIONS: tuple[Operation, ...] = (
             UnreadableDocument,
             TooManyDecks,
             StorageUnavailable,
+            Overloaded,
         ),
         ("DeckRequest", {"document": "01JE0000000000000000000004", "cards": 40}),
     ),

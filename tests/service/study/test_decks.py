@@ -12,27 +12,32 @@ from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.admission.sessions import Session
-from dub5.service.config.options import DegradedOptions, SanitizeOptions
+from dub5.service.config.options import DegradedOptions, LimitOptions, LimitsOptions, SanitizeOptions
 from dub5.service.config.settings import DocumentSettings, JobsSettings, ServerSettings
 from dub5.service.errors import GatewayError, Overloaded
 from dub5.service.events import AttemptEnded, RequestEnded, WritesForgotten
 from dub5.service.ids import id_of
-from dub5.service.study import statements
+from dub5.service.study import decks, statements
 from dub5.service.study.asking import BackgroundQuestion
 from dub5.service.study.decks import WAITING_MAX
+from dub5.service.study.model import Deck
+from dub5.service.study.statements import JOB_OF
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.latency import PRESETS
 from dub5.simulators.personas.base import Profile
 from dub5.simulators.provider import SimulatedProvider
 from dub5.simulators.script import Hang
 from dub5.simulators.virtual.database import DatabaseFault
+from tests.support.databases import opened
 from tests.support.deck_world import DeckWorld, cards, lies, text_of, writing
+from tests.support.postgres import postgres_server
 from tests.support.world import limited, script, status, until
 
 DOWN = status(503)
 SILENT = script(Hang())
 PARTS = 6
 DAY_S = 24 * 3600.0
+CROWD = {"jobs": JobsSettings(workers=0), "limits": LimitsOptions(session=LimitOptions(1_000, 60))}
 
 
 def sources(deck: Any) -> dict[int, set[str]]:
@@ -284,7 +289,7 @@ async def test_list() -> None:
 
 async def test_too_many() -> None:
     """The 101st deck of an owner is refused in words, and leaves nothing behind."""
-    async with DeckWorld(options={"jobs": JobsSettings(workers=0)}) as world:
+    async with DeckWorld(options=CROWD) as world:
         document = (await world.document(b"Water is a molecule. It is wet."))["id"]
         answers = []
         for count in (95, 10):
@@ -298,9 +303,40 @@ async def test_too_many() -> None:
         assert world.database.storage.rows("SELECT COUNT(*) FROM job") == [(100,)]
 
 
+@pytest.mark.real_sockets
+async def test_how_many_on_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that make decks of one owner at the same time keep as many as there may be."""
+    monkeypatch.setattr(decks, "PER_OWNER_MAX", 5)
+    with postgres_server() as server:
+        async with opened(server.new_database(), pool_max=8) as database:
+
+            async def add(number: int) -> int:
+                deck = Deck(f"{number:026}", "Plants", "document", "m", 1.0, 1.0, 0)
+                made = decks.creation("me", deck, "job", [])
+                *_, rows = await database.write([*made, JOB_OF.bind("me", deck.id)])
+                return len(rows)
+
+            assert sum(await asyncio.gather(*[add(number) for number in range(16)])) == 5
+
+
+async def test_rate_limits() -> None:
+    """Making a deck and trying it again count as requests of the session, and are refused over its limit."""
+    limits = LimitsOptions(session=LimitOptions(3, 3_600))
+    async with DeckWorld(one=DOWN, options={"limits": limits}) as world:
+        deck = await world.make(PARTS)
+        await world.until_over(deck["id"])
+        again = await world.decks("POST", f"/{deck['id']}/retry")
+        assert (again.status, again.headers["x-ratelimit-remaining-requests"]) == (202, "0")
+        await world.until_over(deck["id"])
+        for path, body in (("", {"document": deck["document"]}), (f"/{deck['id']}/retry", {})):
+            refused = await world.decks("POST", path, json=body)
+            assert (refused.status, refused.json()["error"]["code"]) == (429, "rate_limited")
+        assert (await world.deck(deck["id"]))["job"]["state"] == "done"
+
+
 async def test_many_at_once() -> None:
     """Decks that are made at one time wait for each other, and push no write out of the outbox."""
-    async with DeckWorld(options={"jobs": JobsSettings(workers=0)}) as world:
+    async with DeckWorld(options=CROWD) as world:
         assert world.service.store is not None
         world.service.store.outbox._bytes_max = 64 * 1024
         document = (await world.document(text_of(8).encode()))["id"]
