@@ -344,12 +344,13 @@ def own_cancellation_counted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def answer_without_an_owner() -> Iterator[None]:
-    """Let a step of the loop pass between an answer and the block that closes it."""
+    """Let steps of the loop pass between an answer and the block that closes it."""
     whole = chat.Exchange._ask
 
     async def ask(self: chat.Exchange, context: RequestContext, route: Route) -> Answer:
         answer = await whole(self, context, route)
-        await asyncio.sleep(0)
+        for _ in range(3):  # whatever takes turns with it
+            await asyncio.sleep(0)
         return answer
 
     with mock.patch.object(chat.Exchange, "_ask", ask):
