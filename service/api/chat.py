@@ -118,6 +118,8 @@ class Exchange:
 
     operation = ChatRequest.operation
     writer = ResponseWriter
+    _document: "Grounding | None" = None  # what it is about, in place of the route's own document
+    _grounded: "GroundedQuestion | None" = None  # the check of its answer
 
     def __init__(self, deps: ApiDependencies) -> None:
         self.deps = deps
@@ -129,8 +131,6 @@ class Exchange:
         self._ended_by: EndedBy | None = None
         self._session: Session | None = None
         self._refusal: GatewayError | None = None  # admission refused it: no provider may be asked
-        self._document: Grounding | None = None  # what it is about, in place of the route's own document
-        self._grounded: GroundedQuestion | None = None  # the check of its answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watcher: asyncio.Task[None] | None = None

@@ -59,6 +59,8 @@ from dub5.service.telemetry.host import HostUsage, read_host
 from dub5.service.telemetry.names import OTHER, Metric, MetricKind
 from dub5.service.telemetry.process_watch import GENERATIONS, ProcessWatch
 
+# Of no chat request: Python reads an object of 30 attributes or more slowly, and each request would pay.
+RARELY = (names.STORE_DURATION, names.DOCUMENT_READ, names.JOB_STEP_DURATION, names.LOOP_LAG, names.GC_PAUSE)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ReadValues = Callable[[], Iterable[tuple[Labels, float]]]
 BOOLEAN_LABELS = {True: "true", False: "false"}
@@ -163,8 +165,7 @@ class Metrics:
         self._draining = 0
         self._has_store = False
         self._states = states
-        self._scraped_states: Sequence[TargetSnapshot] = ()  # at this scrape
-        self._scraped_host = HostUsage()  # likewise
+        self._scraped: tuple[Sequence[TargetSnapshot], HostUsage] = (), HostUsage()  # at this scrape
         self._make_counters()
         self.add_labels(routes, targets, hosts)
         self._make_histograms()
@@ -230,18 +231,14 @@ class Metrics:
         self._attempt_duration = self._histogram(names.ATTEMPT_DURATION)
         self._first_chunk = self._histogram(names.FIRST_CHUNK)
         self._token_usage = self._histogram(names.TOKEN_USAGE)
-        self._store_duration = self._histogram(names.STORE_DURATION)
-        self._document_duration = self._histogram(names.DOCUMENT_READ)
-        self._job_step_duration = self._histogram(names.JOB_STEP_DURATION)
-        self._loop_lag = self._histogram(names.LOOP_LAG)
-        self._gc_pause = self._histogram(names.GC_PAUSE)
+        self._rarely = {metric: self._histogram(metric) for metric in RARELY}
 
     def _make_gauges(self, in_flight: Callable[[], int]) -> None:
         def per_target(value: Callable[[TargetSnapshot], float]) -> ReadValues:
-            return lambda: [((state.name,), value(state)) for state in self._scraped_states]
+            return lambda: [((state.name,), value(state)) for state in self._scraped[0]]
 
         def per_provider(value: Callable[[TargetSnapshot], float]) -> ReadValues:
-            return lambda: {(state.provider,): value(state) for state in self._scraped_states}.items()
+            return lambda: {(state.provider,): value(state) for state in self._scraped[0]}.items()
 
         self._observe(names.IN_FLIGHT, lambda: [((), in_flight())])
         self._observe(names.DRAINING, lambda: [((), self._draining)])
@@ -260,7 +257,7 @@ class Metrics:
             return [] if value is None else [(labels, value)]
 
         def host() -> HostUsage:
-            return self._scraped_host
+            return self._scraped[1]
 
         self._observe(names.DESCRIPTORS_MAX, lambda: known(process.descriptors_max()))
         self._observe(names.MEMORY_USED, lambda: known(host().memory_bytes, host().memory_source))
@@ -302,10 +299,10 @@ class Metrics:
         self._draining = 1
 
     def _statement_ended(self, event: StatementEnded) -> None:
-        self._store_duration.record(event.took_s, (event.statement, event.result))
+        self._rarely[names.STORE_DURATION].record(event.took_s, (event.statement, event.result))
 
     def _document_read(self, event: DocumentRead) -> None:
-        self._document_duration.record(event.took_s, (event.kind or "none", event.result))
+        self._rarely[names.DOCUMENT_READ].record(event.took_s, (event.kind or "none", event.result))
 
     def _writes_forgotten(self, event: WritesForgotten) -> None:
         self._forgotten[()] += event.count
@@ -333,18 +330,18 @@ class Metrics:
 
     def watch_process(self, watch: ProcessWatch) -> None:
         """Begin to watch the process; what it notes has its series from the beginning."""
-        self._loop_lag.start(())
+        self._rarely[names.LOOP_LAG].start(())
         for generation in GENERATIONS:
-            self._gc_pause.start((str(generation),))
+            self._rarely[names.GC_PAUSE].start((str(generation),))
         watch.start(self.note_loop_lag, self.note_gc_pause)
 
     def note_loop_lag(self, lag_s: float) -> None:
         """Note how late a timer came."""
-        self._loop_lag.record(lag_s, ())
+        self._rarely[names.LOOP_LAG].record(lag_s, ())
 
     def note_gc_pause(self, generation: int, pause_s: float) -> None:
         """Note how long a garbage collection took."""
-        self._gc_pause.record(pause_s, (str(generation),))
+        self._rarely[names.GC_PAUSE].record(pause_s, (str(generation),))
 
     def observe_connections(self, count: Callable[[], int]) -> None:
         """Read the number of connections at each scrape; only our own server knows it."""
@@ -426,7 +423,7 @@ class Metrics:
         self._observe(names.JOBS_RUNNING, lambda: [((), count())])
 
     def _job_step_ended(self, event: JobStepEnded) -> None:
-        self._job_step_duration.record(event.took_s, (event.kind, event.result))
+        self._rarely[names.JOB_STEP_DURATION].record(event.took_s, (event.kind, event.result))
 
     def _queue_left(self, event: QueueLeft) -> None:
         route = self._known.route(event.route)
@@ -506,8 +503,7 @@ class Metrics:
 
     def scrape(self) -> bytes:
         """Render all metrics as `CONTENT_TYPE`. Call it inside the running loop, which dates histograms."""
-        self._scraped_states = self._states()
-        self._scraped_host = read_host()
+        self._scraped = self._states(), read_host()
         return generate_latest(self._registry)
 
     def close(self) -> None:
