@@ -42,7 +42,7 @@ class ServiceTimes:
 
     def note(self, event: Event) -> None:
         """Record the time of a complete answer; ignore other events."""
-        if isinstance(event, RequestEnded) and event.outcome is Outcome.COMPLETE and event.attempts:
+        if type(event) is RequestEnded and event.outcome is Outcome.COMPLETE and event.attempts:
             last = event.attempts[-1]
             if last.ok:
                 self.of(event.route, event.operation, event.stream).note(last.ended_s - last.started_s)

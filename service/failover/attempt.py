@@ -71,6 +71,8 @@ def has_time(timeouts: Timeouts, now_s: float, wait_s: float = 0.0) -> bool:
 class Attempt:
     """One attempt at one target. `timeouts` bound its waits; `kind` is its name in the trail."""
 
+    _tells_quota = False  # its response says what is left of limits
+
     def __init__(
         self,
         dependencies: Dependencies,
@@ -173,7 +175,8 @@ class Attempt:
         dialect = self._upstream.dialect
         if response.status != 200:
             raise dialect.fault(response.status, response.headers, await body.beginning())
-        if self.dependencies.quota_headers and not REMAINING.isdisjoint(response.headers):
+        if not REMAINING.isdisjoint(response.headers) and self.dependencies.quota_headers:
+            self._tells_quota = True
             self._permit.note_quota(dialect.quota_headers, response.headers, clock.now())
         request = self.context.request
         if isinstance(request, EmbedRequest) or not request.stream:
@@ -295,7 +298,7 @@ class Attempt:
         )
         context.progress.trail.append(record)
         if usage is not None:
-            if classification is None:
+            if self._tells_quota and classification is None:
                 self._permit.note_usage(usage)
             if record.cost_usd and self.dependencies.spending is not None:
                 self.dependencies.spending.note(self._permit.key_state, record.cost_usd, clock.wall(), now_s)

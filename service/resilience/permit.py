@@ -324,8 +324,7 @@ class Permit:
 
     def note_usage(self, usage: Usage) -> None:
         """Report the tokens that a whole answer took. They matter only where the provider names limits."""
-        if self._key.quota_source is not None:
-            self._state.note_usage(usage)
+        self._state.note_usage(usage)
 
     @property
     def doubted_key(self) -> ProviderKey | None:

@@ -158,8 +158,10 @@ class Problems:
 
     def note(self, event: Event) -> None:
         """Count one event, if it is a problem."""
-        method = self.METHODS.get(type(event))
-        if method is not None:
+        if type(event) is RequestEnded:
+            if event.outcome is not Outcome.COMPLETE:
+                self._request(event)
+        elif (method := self.METHODS.get(type(event))) is not None:
             method(self, event)
 
     def unsaved(self) -> list[Problem]:
@@ -192,8 +194,6 @@ class Problems:
         }
 
     def _request(self, event: RequestEnded) -> None:
-        if event.outcome is Outcome.COMPLETE:
-            return
         if (crashed := self._crashes.pop(event.request_id, None)) is not None:
             if crashed in self._own:
                 self._own[crashed].add_person(event)
@@ -235,7 +235,6 @@ class Problems:
         Crashed: _crash,
         JobStepEnded: _job,
         MigrationEnded: _migration,
-        RequestEnded: _request,
         WritesForgotten: _writes,
     }
 
