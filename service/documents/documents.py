@@ -184,7 +184,7 @@ class Documents:
     async def _rows(self, bound: BoundStatement, lane: str) -> list[Row]:
         """Return the rows of a query. Raises StorageUnavailable."""
         try:
-            return await self._store.read(bound, lane=lane)
+            return await self._store.read(bound, lane=lane, patiently=True)
         except UNREADABLE:
             raise _unavailable() from None
 

@@ -156,7 +156,7 @@ class Feedback:
         if self.store is None:
             raise _unavailable()
         try:
-            return await self.store.read(bound, lane=lane)
+            return await self.store.read(bound, lane=lane, patiently=True)
         except StoreLost:
             raise _unavailable() from None
 

@@ -66,7 +66,7 @@ class Jobs:
     async def read(self, owner: str, id_: str) -> Job | None:
         """Return a job of this owner. Raises StorageUnavailable."""
         try:
-            rows = await self._store.read(statements.READ.bind(owner, id_), lane=id_)
+            rows = await self._store.read(statements.READ.bind(owner, id_), lane=id_, patiently=True)
         except StoreLost:
             raise unavailable() from None
         return job_of(rows[0]) if rows else None
@@ -105,7 +105,9 @@ class Jobs:
     async def count_waiting(self) -> int:
         """Return how many jobs of all owners wait for a worker. Raises StorageUnavailable."""
         try:
-            ((count,),) = await self._store.read(statements.WAITING.bind(clock.wall()), lane="jobs")
+            ((count,),) = await self._store.read(
+                statements.WAITING.bind(clock.wall()), lane="jobs", patiently=True
+            )
         except StoreLost:
             raise unavailable() from None
         return int(count or 0)

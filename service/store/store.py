@@ -1,6 +1,6 @@
 """The store: what conversations ask of the database. A lost database costs milliseconds, never an answer.
 
-    read        behind a guard: within `patience_s`, or StoreLost
+    read        behind a guard: within `patience_s` (`READ_S` where no answer waits), or StoreLost
     write       into the outbox, at once; `PendingWrite.kept` waits for it, as long as its caller likes
     write_once  behind the guard, for what must not be sent again
 
@@ -35,6 +35,7 @@ from dub5.service.store.outbox import Outbox, size_of
 
 T = TypeVar("T")
 WRITE_S = 2.0  # longest time of one try at a write
+READ_S = 2.0  # longest time of a read that no answer waits for
 RETRY_S = 0.1  # pause before a write that failed is sent again, while the breaker is still closed
 START_S = 2.0  # until the tables are there, before the first request
 CLOSE_S = 2.0  # for what waits when the service ends
@@ -146,14 +147,17 @@ class Store:
         """Return whether requests use the database now."""
         return self.status == "ok"
 
-    async def read(self, bound: BoundStatement, *, lane: str) -> list[Row]:
-        """Return the rows of a query, which sees all that its lane wrote before. Raises StoreLost."""
+    async def read(self, bound: BoundStatement, *, lane: str, patiently: bool = False) -> list[Row]:
+        """Return the rows of a query, which sees all that its lane wrote before. Raises StoreLost.
+
+        `patiently`: no answer waits for them, so a slow database has `READ_S`, not `patience_s`.
+        """
         if self.status != "ok":
             raise StoreLost(f"the database is {self.status}")
-        patience = Patience(self.patience_s)
+        patience = Patience(READ_S, self.keep_s) if patiently else Patience(self.patience_s)
         if (before := self.outbox.last(lane)) is not None:
             began_s = clock.now()
-            await before.wait(self.patience_s)
+            await before.wait(patience.left_s)
             if not before.done:
                 raise StoreLost("the writes before it are not through")
             patience.left_s -= clock.now() - began_s

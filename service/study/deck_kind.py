@@ -50,7 +50,7 @@ class DeckKind:
         Raises JobFailed, StoreLost, and the GatewayError of an ask that is to be made again.
         """
         bound = statements.NEXT_PART.bind(job.owner, job.subject, job.id)
-        rows = await self._store.read(bound, lane=job.subject)
+        rows = await self._store.read(bound, lane=job.subject, patiently=True)
         if not rows:  # the deck is deleted, or another job has it
             return []
         part = msgspec.convert(rows[0], PartToAsk)

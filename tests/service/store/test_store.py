@@ -131,6 +131,17 @@ async def test_a_read_sees_its_lanes_writes() -> None:
         assert clock.now() - began_s == pytest.approx(kept.store.patience_s)
 
 
+async def test_a_read_that_no_answer_waits_for() -> None:
+    """A slow database is waited for where no answer needs it, and given up where one does."""
+    async with kept_store() as kept:
+        kept.put("lane", 1)
+        await asyncio.sleep(1.0)
+        kept.database.trouble = "slow"
+        with pytest.raises(StoreLost):
+            await kept.store.read(GET.bind("lane"), lane="lane")
+        assert await kept.store.read(GET.bind("lane"), lane="lane", patiently=True) == [(1,)]
+
+
 @pytest.mark.parametrize("trouble", ["lost", "silent", "slow", "unsure"])
 async def test_lanes_keep_their_order(trouble: Trouble) -> None:
     """Whatever happens between, the writes of a lane are executed in order, and lanes do not wait for each
