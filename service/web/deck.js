@@ -13,6 +13,7 @@ import { count } from "./labels.js";
 /** @typedef {import("./documents.js").Card} Card */
 
 const LOST = "The connection is lost. The deck goes on by itself once the service is back.";
+const WAITS = "If the service was interrupted, this part goes on within half a minute.";
 const NONE_YET = "No model has made cards of these parts this time, either. Wait a minute, then ask again.";
 const GONE = "These flashcards are not there any more.";
 
@@ -26,6 +27,8 @@ export class DeckView {
     this.events = new AbortController();
     /** @type {Deck | null} */
     this.deck = null;
+    /** @type {number | undefined} how many parts were done when the connection was lost */
+    this.doneBefore = undefined;
     this.heading = h("h2", { tabIndex: -1 }, this.title);
     this.facts = h("p", {}, "Loading…");
     this.bar = /** @type {HTMLProgressElement} */ (h("progress", { hidden: true, max: 1, ariaLabel: "Cards being made" }));
@@ -71,8 +74,10 @@ export class DeckView {
     if (!job || hasEnded(job)) return;
     try {
       for await (const now of this.api.watch(job.id, this.events.signal)) {
-        if (!now) put(this.state, LOST);
-        else {
+        if (!now) {
+          put(this.state, LOST);
+          this.doneBefore = this.deck?.job?.done;
+        } else {
           if (!hasEnded(now)) this.#progress(now);
           await this.#read();
         }
@@ -134,7 +139,7 @@ export class DeckView {
     this.bar.max = job.steps;
     this.bar.value = job.done;
     const part = `Making cards: part ${count(Math.min(job.done + 1, job.steps))} of ${count(job.steps)}`;
-    const said = { ready: job.done ? part : "Waiting to begin…", running: part, done: "All parts are done.", failed: `${job.problem ?? ""} The cards that are there stay.` };
+    const said = { ready: job.done ? part : "Waiting to begin…", running: job.done === this.doneBefore ? `${part}. ${WAITS}` : part, done: "All parts are done.", failed: `${job.problem ?? ""} The cards that are there stay.` };
     put(this.state, said[job.state]);
   }
 

@@ -78,8 +78,9 @@ async def test_a_deck(browser: str, studying: Path, providers: SimulatedProvider
                 service.wait()
             await page.until(f"{STATE}.startsWith('The connection is lost.')")
             assert await cards(page) == before
-            end_leases(studying.with_name("dub5.db"))
             with serving(studying, urlsplit(url).port or 0):
+                await page.until(f"{STATE}.includes('within half a minute')")
+                end_leases(studying.with_name("dub5.db"))
                 await page.until(f"{STATE} === 'All parts are done.'")
                 assert await cards(page) == CARDS
                 assert await page.evaluate(f"{FRONT}.textContent") == first
