@@ -20,6 +20,16 @@ def _due(now: str) -> str:
     return f"run_at NOT BETWEEN {now} + 0.001 AND {now} + {AHEAD_MAX_S}"
 
 
+def _first(due: str) -> str:
+    """Return the query of the first job of these kinds, $4, that is due now, $2: by the index of `run_at`."""
+    when = due.format(now="CAST($2 AS DOUBLE PRECISION)", ahead=AHEAD_MAX_S)
+    return (
+        f"(SELECT id FROM job WHERE ended_at IS NULL AND {when}"
+        " AND ',' || CAST($4 AS TEXT) || ',' LIKE '%,' || kind || ',%'"
+        " ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED)"
+    )
+
+
 CREATE = Statement(
     "job_create",
     "INSERT INTO job (owner, id, kind, subject, steps, state, done, tries, run_at, made_at)"
@@ -36,16 +46,19 @@ DELETE = Statement("job_delete", "DELETE FROM job WHERE owner = $1 AND subject =
 # Of all owners. Never sent again: a second claim would take a second job. $4: the kinds, with commas between.
 CLAIM = Statement(
     "job_claim",
-    f"UPDATE job SET {_TAKEN}, lease = $1, run_at = $3 WHERE id = (SELECT id FROM job"
-    f" WHERE ended_at IS NULL AND {_due('$2')} AND ',' || CAST($4 AS TEXT) || ',' LIKE '%,' || kind || ',%'"
-    f" ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING {COLUMNS}",
+    f"UPDATE job SET {_TAKEN}, lease = $1, run_at = $3"
+    f" WHERE id = COALESCE({_first('run_at <= {now}')}, {_first('run_at > {now} + {ahead}')})"
+    f" RETURNING {COLUMNS}",
 )
 UNCLAIM = Statement(  # whose answer nobody has heard: no step was begun
     "job_unclaim",
     "UPDATE job SET state = 'ready', lease = NULL, run_at = $2, tries = tries - 1"
-    " WHERE lease = $1 AND ended_at IS NULL",
+    " WHERE lease = $1 AND run_at = $3 AND ended_at IS NULL",
 )
-WAITING = Statement("job_waiting", f"SELECT COUNT(*) FROM job WHERE ended_at IS NULL AND {_due('$1')}")
+WAITING = Statement(
+    "job_waiting",
+    "SELECT COUNT(*) FROM job WHERE ended_at IS NULL AND run_at <= CAST($1 AS DOUBLE PRECISION)",
+)
 DELETE_OLD = Statement(
     "job_delete_old",
     "DELETE FROM job WHERE id IN (SELECT id FROM job WHERE made_at < $1 ORDER BY made_at LIMIT $2)"

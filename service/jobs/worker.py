@@ -70,7 +70,8 @@ class JobWorker:
         if self._closed or id_ in self._runs or len(self._runs) >= RUNS_MAX or not self._kinds:
             return False
         lease, now = self._new_lease(), clock.wall()
-        return await self._claim(statements.CLAIM_ONE.bind(owner, id_, lease, now, now + LEASE_S), lease)
+        until = now + LEASE_S
+        return await self._claim(statements.CLAIM_ONE.bind(owner, id_, lease, now, until), lease, until)
 
     def lose(self, id_: str) -> None:
         """End the run of a job that is over, if it is here."""
@@ -120,18 +121,19 @@ class JobWorker:
 
     async def _take_next(self) -> bool:
         lease, now = self._new_lease(), clock.wall()
+        until = now + LEASE_S
         return await self._claim(
-            statements.CLAIM.bind(lease, now, now + LEASE_S, ",".join(self._kinds)), lease
+            statements.CLAIM.bind(lease, now, until, ",".join(self._kinds)), lease, until
         )
 
-    async def _claim(self, bound: BoundStatement, lease: str) -> bool:
+    async def _claim(self, bound: BoundStatement, lease: str, until: float) -> bool:
         try:
             (rows,) = await self._store.write_once([bound])
         except StoreLost:
-            self._take_back(lease)
+            self._take_back(lease, until)
             return False
         except asyncio.CancelledError:
-            self._take_back(lease)
+            self._take_back(lease, until)
             raise
         if not rows:
             return False
@@ -139,9 +141,9 @@ class JobWorker:
         self._begin(claim)
         return True
 
-    def _take_back(self, lease: str) -> None:
+    def _take_back(self, lease: str, until: float) -> None:
         """Let anybody have the job of a claim, if there is one, and count no try for it."""
-        self._store.write([statements.UNCLAIM.bind(lease, clock.wall())], lane="jobs")
+        self._store.write([statements.UNCLAIM.bind(lease, clock.wall(), until)], lane="jobs")
 
     def _begin(self, claim: Claim) -> None:
         id_ = claim.job.id

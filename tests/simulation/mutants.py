@@ -85,7 +85,7 @@ def first_refusal_final() -> Iterator[None]:
         refused = classification.status in REFUSALS
         return dataclasses.replace(classification, then=Then.GIVE_UP) if refused else classification
 
-    with mock.patch.object(target_tries, "classify", final):
+    with mock.patch.object(tries, "classify", final):
         yield
 
 
@@ -146,7 +146,7 @@ def retry_after_ignored() -> Iterator[None]:
             else type(classification)(**{**_fields(classification), "cooldown_s": 0.0})
         )
 
-    with mock.patch.object(target_tries, "classify", hasty), mock.patch.object(tries, "classify", hasty):
+    with mock.patch.object(tries, "classify", hasty):
         yield
 
 
