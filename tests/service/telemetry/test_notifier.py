@@ -16,11 +16,13 @@ from dub5.service.config.notify_checks import hook_url_problems
 from dub5.service.config.settings import Secret
 from dub5.service.events import Crashed, NotificationEnded, RequestEnded
 from dub5.service.model import Outcome
+from dub5.service.resilience.provider_keys import key_label
 from dub5.service.telemetry.notifier import key_bytes
 from dub5.service.telemetry.outgoing import PAUSE_S, TRIES, TRY_S, WAITING_MAX
 from dub5.simulators.script import Hang, SimRequest, Wait
 from dub5.simulators.virtual import run
 from tests.support.hooked_world import SECRET, TOKEN, HookedWorld
+from tests.support.keyed_provider import KeyedProvider
 from tests.support.source import ROOT
 from tests.support.world import in_turn, reply, script, status
 
@@ -139,6 +141,25 @@ async def test_bounded() -> None:
             world.service.events.emit(Crashed("r", f"KeyError at x.py:{number}"))
         dropped = [e for e in events if type(e) is NotificationEnded and e.result == "dropped"]
         assert len(dropped) == 50
+
+
+async def test_a_key_that_is_revoked_under_load() -> None:
+    """A key is revoked while 200 requests are sent: all are answered, and the hook is told of it once."""
+    one = KeyedProvider("sk-old", "sk-other")
+    async with HookedWorld(one=one, keys={"one": ("sk-old", "sk-other")}) as world:
+
+        async def ask(after_s: float) -> int:
+            await asyncio.sleep(after_s)
+            return (await world.ask()).status
+
+        asked = [asyncio.ensure_future(ask(n * 0.01)) for n in range(200)]
+        await asyncio.sleep(1.0)
+        one.accepted.remove("sk-old")
+        assert {await answer for answer in asked} == {200}
+        await asyncio.sleep(120.0)
+        assert [(data["what"], data["state"]) for data in world.sent] == [("key_refused", "began")]
+        assert world.sent[0]["numbers"] == {"provider": "one", "key": key_label("sk-old")}
+        assert "sk-old" not in str(world.requests)
 
 
 @pytest.mark.parametrize("changed", ["key", "address"])
