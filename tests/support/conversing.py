@@ -19,6 +19,8 @@ START_S = 30.0
 SETTINGS = (
     one_route("{provider}/v1")
     + """
+[route.timeouts]
+between_tokens_s = 100.0  # the provider waits for a test, on a machine that may be busy
 [server]
 port = {port}
 caller_keys_env = ["DUB5_TEST_CALLERS_KEY"]
