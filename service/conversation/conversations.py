@@ -13,14 +13,13 @@ from dub5.service.config.settings import ConversationSettings
 from dub5.service.conversation import statements
 from dub5.service.conversation.model import Conversation, Turn
 from dub5.service.conversation.rows import CONVERSATION_COLUMNS, conversation_of, turn_of
-from dub5.service.errors import ConversationNotFound, StorageUnavailable
+from dub5.service.errors import ConversationNotFound
 from dub5.service.ids import AFTER_ALL, Ids
-from dub5.service.store.base import BoundStatement, Row, StatementRefused
-from dub5.service.store.store import PendingWrite, Store, StoreLost
+from dub5.service.store.base import BoundStatement, Row
+from dub5.service.store.records import Records
+from dub5.service.store.store import PendingWrite, Store
 
-RETRY_AFTER_S = 5.0
 REMEMBERED_MAX = 10_000
-UNREADABLE = (StoreLost, StatementRefused)
 
 
 class Window(Struct, frozen=True):
@@ -71,6 +70,7 @@ class Conversations:
         previous: "Conversations | None" = None,
     ) -> None:
         self.store = store
+        self.records = Records(store, "Conversations cannot be read or changed now.", patiently=False)
         self.settings = settings
         self.ids = ids
         self.windows = windows
@@ -114,17 +114,14 @@ class Conversations:
 
     async def list_page(self, owner: str, limit: int, before: str | None) -> ConversationPage:
         """Return the conversations of an owner. Raises StorageUnavailable."""
-        if before is None:
-            bound = statements.LIST.bind(owner, limit + 1)
-        else:
-            bound = statements.LIST_BEFORE.bind(owner, before, limit + 1)
-        rows = await self.read_rows(bound, owner)
-        return ConversationPage([conversation_of(row) for row in rows[:limit]], len(rows) > limit)
+        first, later = statements.LIST, statements.LIST_BEFORE
+        rows, has_more = await self.records.page(first, later, owner, limit, before)
+        return ConversationPage([conversation_of(row) for row in rows], has_more)
 
     async def read(self, owner: str, id_: str, limit: int, before: str | None) -> TurnPage:
         """Return a conversation with its turns. Raises ConversationNotFound, StorageUnavailable."""
         bound = statements.READ.bind(owner, id_, clock.wall(), before or AFTER_ALL, limit + 1)
-        rows = await self.read_rows(bound, id_)
+        rows = await self.records.read(bound, id_)
         if not rows:
             raise not_found()
         turns = [row[CONVERSATION_COLUMNS:] for row in rows if row[CONVERSATION_COLUMNS] is not None]
@@ -144,33 +141,14 @@ class Conversations:
         await self._change(statements.DELETE.bind(owner, id_), id_)
         self._known.pop((owner, id_), None)
 
-    async def read_rows(self, bound: BoundStatement, lane: str) -> list[Row]:
-        """Return the rows of a query. Raises StorageUnavailable."""
-        try:
-            return await self.store.read(bound, lane=lane)
-        except UNREADABLE:
-            raise unavailable() from None
-
     async def _change(self, bound: BoundStatement, lane: str) -> list[Row]:
-        """Execute a change that has to find a conversation. Raises ConversationNotFound, StorageUnavailable.
-
-        A lost database is not asked to do later what its owner is told has failed.
-        """
-        if self.store.status != "ok":
-            raise unavailable()
-        rows = await self.store.write([bound], lane=lane).kept(self.store.keep_s)
-        if rows is None:
-            raise unavailable()
-        if not rows[0]:
+        """Make a change that has to find a conversation. Raises ConversationNotFound, StorageUnavailable."""
+        (rows,) = await self.records.change([bound], lane)
+        if not rows:
             raise not_found()
-        return rows[0]
+        return rows
 
 
 def not_found() -> ConversationNotFound:
     """Return the error for a conversation that the owner does not have."""
     return ConversationNotFound("There is no conversation with this id here.")
-
-
-def unavailable() -> StorageUnavailable:
-    """Return the error for what is only in the database, while it is lost."""
-    return StorageUnavailable("Conversations cannot be read or changed now.", retry_after_s=RETRY_AFTER_S)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from dub5.service import clock
 from dub5.service.conversation import statements
 from dub5.service.conversation.asked_documents import AskedDocuments
-from dub5.service.conversation.conversations import UNREADABLE, Conversations, Window, not_found
+from dub5.service.conversation.conversations import Conversations, Window, not_found
 from dub5.service.conversation.history import fit
 from dub5.service.conversation.live_turn import Finished, LiveTurn, TurnListener
 from dub5.service.conversation.live_turns import LiveTurns
@@ -22,6 +22,7 @@ from dub5.service.errors import ConversationNotFound, InvalidRequest, Overloaded
 from dub5.service.events import Events, HistoryPruned, ResumedFrom, TurnResumed
 from dub5.service.model import Outcome
 from dub5.service.store.base import BoundStatement, Row
+from dub5.service.store.store import StoreLost
 from dub5.service.timeouts import NEVER
 
 TITLE_CHARS = 60
@@ -117,7 +118,7 @@ class Turns:
         )
         try:
             return await self._store.read(bound, lane=turn.conversation)
-        except UNREADABLE:
+        except StoreLost:
             return None
 
     def _remember(self, turn: OpenTurn, history: History | None) -> None:
@@ -157,7 +158,7 @@ class Turns:
         """
         if history is not None and history.equal is not None:
             bound = statements.ASKED.bind(turn.owner, turn.conversation, clock.wall(), turn.asked_as)
-            rows = await self.conversations.read_rows(bound, turn.conversation)
+            rows = await self.conversations.records.read(bound, turn.conversation)
             return turn_of(rows[0], turn.conversation) if rows else None
         return None if asked is None else await self._asked(turn, until_s)  # the question is there already
 
@@ -170,7 +171,7 @@ class Turns:
         try:
             async with asyncio.timeout_at(until_s):
                 rows = await self._store.read(bound, lane=turn.conversation)
-        except (*UNREADABLE, TimeoutError):
+        except (StoreLost, TimeoutError):
             return None
         return turn_of(rows[0], turn.conversation) if rows else None
 
@@ -202,7 +203,7 @@ class Turns:
             self._store.write([watch], lane=other.conversation)
             await asyncio.sleep(LOOK_S)
             asked = statements.ASKED.bind(*where, clock.wall(), other.asked_as)
-            rows = await self.conversations.read_rows(asked, other.conversation)
+            rows = await self.conversations.records.read(asked, other.conversation)
             if not rows:
                 raise not_found()
             other = turn_of(rows[0], other.conversation)
@@ -214,7 +215,7 @@ class Turns:
         bound = statements.WATCHED.bind(owner, conversation, live.id, clock.wall())
         try:
             return bool(await self._store.read(bound, lane=conversation))
-        except UNREADABLE:
+        except StoreLost:
             return False
 
     async def resume(self, owner: str, id_: str, after: int = 0) -> TurnListener:
@@ -242,7 +243,7 @@ class Turns:
 
     async def read(self, owner: str, id_: str) -> Turn:
         """Return a turn as the database has it. Raises ConversationNotFound, StorageUnavailable."""
-        rows = await self.conversations.read_rows(statements.TURN.bind(owner, id_, clock.wall()), id_)
+        rows = await self.conversations.records.read(statements.TURN.bind(owner, id_, clock.wall()), id_)
         if not rows:
             raise turn_not_found()
         return turn_of(rows[0], str(rows[0][TURN_COLUMNS]))

@@ -5,7 +5,6 @@ read the file in a process of its own -> look for a prompt injection -> write, a
 A lost database: nothing is uploaded, and what is there cannot be read meanwhile. No file is half kept.
 """
 
-import asyncio
 import re
 
 from msgspec import Struct
@@ -22,22 +21,21 @@ from dub5.service.errors import (
     DocumentNotFound,
     DocumentTooLarge,
     Overloaded,
-    StorageUnavailable,
     TooManyDocuments,
     UnreadableDocument,
 )
 from dub5.service.events import DocumentRead, Events
 from dub5.service.ids import Ids
 from dub5.service.providers.slices import in_turns
-from dub5.service.store.base import BoundStatement, Row, StatementRefused
-from dub5.service.store.store import Store, StoreLost
+from dub5.service.store.base import Row
+from dub5.service.store.records import Records
+from dub5.service.store.store import Store
 from dub5.service.tokens import estimate_tokens
 
 NAME_CHARS_MAX = 120
 KEPT_WITHIN_S = 5.0  # a text of 1 MiB takes a database longer than a question does
 USED_AGAIN_S = 3_600.0  # how often a text that is read is noted as used
 RETRY_AFTER_S = 5.0
-UNREADABLE = (StoreLost, StatementRefused)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+")
 
 
@@ -65,6 +63,7 @@ class Documents:
         self.ids = ids
         self.readers = readers
         self._store = store
+        self._records = Records(store, "Documents cannot be kept or read now.")
         self._events = events
         self._scans = scans
 
@@ -95,23 +94,20 @@ class Documents:
 
     async def list_page(self, owner: str, limit: int, before: str | None = None) -> DocumentPage:
         """Return the documents of an owner. Raises StorageUnavailable."""
-        if before is None:
-            bound = statements.LIST.bind(owner, limit + 1)
-        else:
-            bound = statements.LIST_BEFORE.bind(owner, before, limit + 1)
-        rows = await self._rows(bound, owner)
-        return DocumentPage([_document_of(row) for row in rows[:limit]], len(rows) > limit)
+        first, later = statements.LIST, statements.LIST_BEFORE
+        rows, has_more = await self._records.page(first, later, owner, limit, before)
+        return DocumentPage([_document_of(row) for row in rows], has_more)
 
     async def read(self, owner: str, id_: str) -> Document:
         """Return a document. Raises DocumentNotFound, StorageUnavailable."""
-        rows = await self._rows(statements.READ.bind(owner, id_), owner)
+        rows = await self._records.read(statements.READ.bind(owner, id_), owner)
         if not rows:
             raise document_not_found()
         return _document_of(rows[0])
 
     async def text(self, owner: str, id_: str) -> tuple[Document, str]:
         """Return a document and its text. Raises DocumentNotFound, StorageUnavailable."""
-        rows = await self._rows(statements.TEXT.bind(owner, id_), owner)
+        rows = await self._records.read(statements.TEXT.bind(owner, id_), owner)
         if not rows:
             raise document_not_found()
         document, now = _document_of(rows[0]), clock.wall()
@@ -121,18 +117,14 @@ class Documents:
 
     async def delete(self, owner: str, id_: str) -> None:
         """Delete a document. Raises DocumentNotFound, StorageUnavailable."""
-        if self._store.status != "ok":
-            raise _unavailable()
-        rows = await self._store.write([statements.DELETE.bind(owner, id_)], lane=owner).kept(KEPT_WITHIN_S)
-        if rows is None:
-            raise _unavailable()
-        if not rows[0]:
+        deletion = statements.DELETE.bind(owner, id_)
+        if not (await self._records.change([deletion], owner, KEPT_WITHIN_S))[0]:
             raise document_not_found()
 
     async def _check_room(self, owner: str) -> None:
         """Raise TooManyDocuments or StorageUnavailable before a file is read that could not be kept."""
         most = self.settings.per_owner_max
-        if len(await self._rows(statements.COUNTED.bind(owner, most), owner)) >= most:
+        if len(await self._records.read(statements.COUNTED.bind(owner, most), owner)) >= most:
             raise self._too_many()
 
     async def _read(self, data: bytes, name: str) -> ReadText:
@@ -165,28 +157,10 @@ class Documents:
             self.settings.per_owner_max,
         )
         proof = statements.READ.bind(owner, document.id)
-        write = self._store.write([lock, create, proof], lane=owner, is_bulk=True)
-        try:
-            rows = await write.kept(KEPT_WITHIN_S)
-        except asyncio.CancelledError:
-            self._withdraw(owner, document.id)
-            raise
-        if rows is None:
-            self._withdraw(owner, document.id)
-            raise _unavailable()
+        withdrawal = statements.DELETE.bind(owner, document.id)
+        rows = await self._records.make([lock, create, proof], [withdrawal], owner, KEPT_WITHIN_S)
         if not rows[2]:
             raise self._too_many()
-
-    def _withdraw(self, owner: str, id_: str) -> None:
-        """Delete what may still be written: nobody was told that it is there."""
-        self._store.write([statements.DELETE.bind(owner, id_)], lane=owner)
-
-    async def _rows(self, bound: BoundStatement, lane: str) -> list[Row]:
-        """Return the rows of a query. Raises StorageUnavailable."""
-        try:
-            return await self._store.read(bound, lane=lane, patiently=True)
-        except UNREADABLE:
-            raise _unavailable() from None
 
     def _too_many(self) -> TooManyDocuments:
         return TooManyDocuments(
@@ -210,10 +184,6 @@ def _error_of(refused: ReadRefused) -> UnreadableDocument | DocumentTooLarge | O
     if refused.result is ReadResult.TOO_LARGE:
         return DocumentTooLarge(refused.sentence)
     return UnreadableDocument(refused.sentence)
-
-
-def _unavailable() -> StorageUnavailable:
-    return StorageUnavailable("Documents cannot be kept or read now.", retry_after_s=RETRY_AFTER_S)
 
 
 def _document_of(row: Row) -> Document:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from dub5.service import clock
 from dub5.service.admission.rate_limit import RateLimit, SlidingLog
-from dub5.service.errors import ConversationNotFound, NotFound, RateLimited, StorageUnavailable
+from dub5.service.errors import ConversationNotFound, NotFound, RateLimited
 from dub5.service.events import Events, FeedbackGiven, RequestEnded
 from dub5.service.feedback import statements
 from dub5.service.feedback.model import (
@@ -24,13 +24,13 @@ from dub5.service.feedback.model import (
     NewFeedback,
 )
 from dub5.service.ids import AFTER_ALL, Ids
-from dub5.service.store.base import BoundStatement, Row
-from dub5.service.store.store import Store, StoreLost
+from dub5.service.store.base import Row
+from dub5.service.store.records import Records
+from dub5.service.store.store import Store
 
 PER_DAY_MAX = 200  # of one owner
 DAY_S = 86_400
 LIMITED_S = 3_600.0  # what an owner who has given so much is told to wait
-STORAGE_RETRY_S = 5.0
 
 
 class Feedback:
@@ -44,6 +44,7 @@ class Feedback:
         find_request: Callable[[str], RequestEnded | None],
     ) -> None:
         self.store = store
+        self._records = Records(store, "Feedback cannot be read or changed now.")
         self._ids = ids
         self._events = events
         self._find_request = find_request
@@ -130,35 +131,23 @@ class Feedback:
         Raises StorageUnavailable.
         """
         bound = statements.LIST.bind(owner, conversation, before or AFTER_ALL, limit + 1)
-        return _page(await self._read(bound, conversation), limit)
+        return _page(await self._records.read(bound, conversation), limit)
 
     async def list_all(self, wanted: FeedbackFilter, limit: int, before: str | None) -> FeedbackPage:
         """Return the feedback of all owners, the newest first. Raises StorageUnavailable."""
         bound = statements.LIST_ALL.bind(
             before or AFTER_ALL, wanted.kind, wanted.value, wanted.target, wanted.state, limit + 1
         )
-        return _page(await self._read(bound, "feedback"), limit)
+        return _page(await self._records.read(bound, "feedback"), limit)
 
     async def mark(self, id_: str, state: FeedbackState) -> FeedbackEntry:
         """Say whether the operator is through with feedback. Raises NotFound, StorageUnavailable."""
-        if self.store is None or not self.store.is_ok():
-            raise _unavailable()
         done_at = clock.wall() if state is FeedbackState.DONE else None
         bound = statements.MARK.bind(id_, state, done_at)
-        rows = await self.store.write([bound], lane="feedback").kept(self.store.keep_s)
-        if rows is None:
-            raise _unavailable()
-        if not rows[0]:
+        (rows,) = await self._records.change([bound], "feedback")
+        if not rows:
             raise NotFound("There is no feedback with this id: it was changed by its owner, or is deleted.")
-        return entry_of(rows[0][0])
-
-    async def _read(self, bound: BoundStatement, lane: str) -> list[Row]:
-        if self.store is None:
-            raise _unavailable()
-        try:
-            return await self.store.read(bound, lane=lane, patiently=True)
-        except StoreLost:
-            raise _unavailable() from None
+        return entry_of(rows[0])
 
 
 def entry_of(row: Row) -> FeedbackEntry:
@@ -186,7 +175,3 @@ def _page(rows: list[Row], limit: int) -> FeedbackPage:
 
 def _too_much() -> RateLimited:
     return RateLimited(f"More than {PER_DAY_MAX} pieces of feedback in a day.", retry_after_s=LIMITED_S)
-
-
-def _unavailable() -> StorageUnavailable:
-    return StorageUnavailable("Feedback cannot be read or changed now.", retry_after_s=STORAGE_RETRY_S)

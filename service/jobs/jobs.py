@@ -12,7 +12,7 @@ from random import Random
 
 from dub5.service import clock
 from dub5.service.config.settings import JobsSettings
-from dub5.service.errors import JobNotFound, Overloaded, StorageUnavailable
+from dub5.service.errors import JobNotFound, Overloaded
 from dub5.service.events import Events
 from dub5.service.ids import Ids
 from dub5.service.jobs import statements
@@ -22,7 +22,8 @@ from dub5.service.jobs.rows import job_of
 from dub5.service.jobs.watching import JobListener, WatchedJob
 from dub5.service.jobs.worker import JobWorker
 from dub5.service.store.base import BoundStatement, Row
-from dub5.service.store.store import Store, StoreLost
+from dub5.service.store.records import Records
+from dub5.service.store.store import Store
 
 RETRY_AFTER_S = 5.0
 STOPPED = "It was stopped."
@@ -35,7 +36,7 @@ class Jobs:
     def __init__(self, store: Store, ids: Ids, events: Events, rng: Random, options: JobsSettings) -> None:
         self.kinds: dict[str, JobKind] = {}
         self.worker = JobWorker(store, self.kinds, options, events, rng, self._changed)
-        self._store = store
+        self._records = Records(store, "Jobs cannot be read or stopped now.")
         self._ids = ids
         self._events = events
         self._watched: dict[str, WatchedJob] = {}
@@ -65,10 +66,7 @@ class Jobs:
 
     async def read(self, owner: str, id_: str) -> Job | None:
         """Return a job of this owner. Raises StorageUnavailable."""
-        try:
-            rows = await self._store.read(statements.READ.bind(owner, id_), lane=id_, patiently=True)
-        except StoreLost:
-            raise unavailable() from None
+        rows = await self._records.read(statements.READ.bind(owner, id_), id_)
         return job_of(rows[0]) if rows else None
 
     async def watch(self, owner: str, id_: str) -> JobListener:
@@ -89,28 +87,14 @@ class Jobs:
 
         A step that another process is doing ends when its lease is to be renewed.
         """
-        if not self._store.is_ok():
-            raise unavailable()
         stop = statements.STOP.bind(owner, id_, STOPPED, clock.wall())
-        rows = await self._store.write([stop], lane=id_).kept(self._store.keep_s)
-        if rows is None:
-            raise unavailable()
-        if rows[0]:
-            return self._stopped(rows[0][0])
+        (stopped,) = await self._records.change([stop], id_)
+        if stopped:
+            return self._stopped(stopped[0])
         job = await self.read(owner, id_)
         if job is None:
             raise not_found()
         return job
-
-    async def count_waiting(self) -> int:
-        """Return how many jobs of all owners wait for a worker. Raises StorageUnavailable."""
-        try:
-            ((count,),) = await self._store.read(
-                statements.WAITING.bind(clock.wall()), lane="jobs", patiently=True
-            )
-        except StoreLost:
-            raise unavailable() from None
-        return int(count or 0)
 
     async def drain(self) -> None:
         """Give back all jobs at work, so that another process goes on; end all watching."""
@@ -160,8 +144,3 @@ class Jobs:
 def not_found() -> JobNotFound:
     """Return the error for a job that the owner does not have."""
     return JobNotFound("There is no job with this id here.")
-
-
-def unavailable() -> StorageUnavailable:
-    """Return the error for what is only in the database, while it is lost."""
-    return StorageUnavailable("Jobs cannot be read or stopped now.", retry_after_s=RETRY_AFTER_S)

@@ -55,10 +55,6 @@ UNCLAIM = Statement(  # whose answer nobody has heard: no step was begun
     "UPDATE job SET state = 'ready', lease = NULL, run_at = $2, tries = tries - 1"
     " WHERE lease = $1 AND run_at = $3 AND ended_at IS NULL",
 )
-WAITING = Statement(
-    "job_waiting",
-    "SELECT COUNT(*) FROM job WHERE ended_at IS NULL AND run_at <= CAST($1 AS DOUBLE PRECISION)",
-)
 DELETE_OLD = Statement(
     "job_delete_old",
     "DELETE FROM job WHERE id IN (SELECT id FROM job WHERE made_at < $1 ORDER BY made_at LIMIT $2)"

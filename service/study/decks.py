@@ -5,7 +5,6 @@ document -> parts (chunks.py) -> a deck, its parts and a job in one transaction 
 A deck keeps the texts of its parts, so that it outlives its document, and can ask again for what has failed.
 """
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from random import Random
@@ -20,7 +19,6 @@ from dub5.service.documents.statements import LOCK_OWNER
 from dub5.service.errors import (
     DeckNotFound,
     Overloaded,
-    StorageUnavailable,
     TooManyDecks,
     UnreadableDocument,
 )
@@ -29,8 +27,9 @@ from dub5.service.jobs.jobs import Jobs
 from dub5.service.jobs.model import Job
 from dub5.service.jobs.rows import job_of
 from dub5.service.providers.slices import in_turns
-from dub5.service.store.base import BoundStatement, Row, StatementRefused
-from dub5.service.store.store import Store, StoreLost
+from dub5.service.store.base import BoundStatement, Row
+from dub5.service.store.records import Records
+from dub5.service.store.store import Store
 from dub5.service.study import statements
 from dub5.service.study.cards import Flashcard, spread
 from dub5.service.study.chunks import TextPart, cut_in_steps
@@ -45,7 +44,6 @@ RETRY_AFTER_S = 5.0
 MADE_AT_ONCE = 2  # each holds a whole text, and the texts of its parts
 WAITING_MAX, WAIT_S = 100, 10.0
 DECK_COLUMNS = 8
-UNREADABLE = (StoreLost, StatementRefused)
 
 
 class DeckPage(Struct, frozen=True):
@@ -64,6 +62,7 @@ class Decks:
         self._ids: Ids = before._ids if before else Ids(rng)
         self._places: Places = before._places if before else Places(MADE_AT_ONCE, WAITING_MAX, WAIT_S)
         self._store = store
+        self._records = Records(store, "Decks cannot be made, read or changed now.")
         self._documents = documents
         self._jobs = jobs
 
@@ -81,7 +80,8 @@ class Decks:
             ) from None
 
     async def _create(self, owner: str, document: str, title: str, model: str, wanted: int) -> Deck:
-        if len(await self._rows(statements.COUNTED.bind(owner, PER_OWNER_MAX), owner)) >= PER_OWNER_MAX:
+        counted = statements.COUNTED.bind(owner, PER_OWNER_MAX)
+        if len(await self._records.read(counted, owner)) >= PER_OWNER_MAX:
             raise _too_many()
         source, text = await self._documents.text(owner, document)
         chosen = await _parts(text, wanted)
@@ -94,17 +94,14 @@ class Decks:
 
     async def list_page(self, owner: str, limit: int, before: str | None = None) -> DeckPage:
         """Return the decks of an owner. Raises StorageUnavailable."""
-        if before is None:
-            bound = statements.LIST.bind(owner, limit + 1)
-        else:
-            bound = statements.LIST_BEFORE.bind(owner, before, limit + 1)
-        rows = await self._rows(bound, owner)
-        return DeckPage([_deck_of(row) for row in rows[:limit]], len(rows) > limit)
+        first, later = statements.LIST, statements.LIST_BEFORE
+        rows, has_more = await self._records.page(first, later, owner, limit, before)
+        return DeckPage([_deck_of(row) for row in rows], has_more)
 
     async def read(self, owner: str, id_: str) -> tuple[Deck, list[DeckPart]]:
         """Return a deck and its parts. Raises DeckNotFound, StorageUnavailable."""
         deck, now = await self._deck(owner, id_), clock.wall()
-        rows = await self._rows(statements.PARTS.bind(owner, id_), id_)
+        rows = await self._records.read(statements.PARTS.bind(owner, id_), id_)
         if deck.used_at < now - USED_AGAIN_S:
             self._store.write([statements.USE.bind(owner, id_, now)], lane=id_)
         return deck, [_part_of(row) for row in rows]
@@ -116,64 +113,38 @@ class Decks:
         """
         deck, parts = await self.read(owner, id_)
         left = sum(part.source is not CardSource.MODEL for part in parts)
-        rows = await self._rows(statements.JOB_OF.bind(owner, id_), id_)
+        rows = await self._records.read(statements.JOB_OF.bind(owner, id_), id_)
         if not left or not rows or (deck.job is not None and not deck.job.ended):
             return deck
         job = self._jobs.new(owner, KIND, id_, left)
         take_over = statements.TAKE_OVER.bind(owner, id_, job.id, rows[0][0])
-        await self._changed([take_over, self._jobs.creation(job)], id_)
+        await self._records.change([take_over, self._jobs.creation(job)], id_, KEPT_WITHIN_S)
         self._jobs.wake()
         return await self._deck(owner, id_)
 
     async def delete(self, owner: str, id_: str) -> None:
         """Delete a deck with its cards, and its jobs. Raises DeckNotFound, StorageUnavailable."""
-        deletion = [statements.DELETE.bind(owner, id_), self._jobs.deletion(owner, id_)]
-        if not (await self._changed(deletion, id_))[0]:
+        if not (await self._records.change(self._deletion(owner, id_), id_, KEPT_WITHIN_S))[0]:
             raise deck_not_found()
 
     async def _keep(self, owner: str, deck: Deck, job: Job, parts: "Sequence[ChosenPart]") -> None:
         """Write a deck, its parts and its job. Raises TooManyDecks, StorageUnavailable."""
         made = creation(owner, deck, job.id, parts)
         bounds = [*made, self._jobs.creation(job), statements.JOB_OF.bind(owner, deck.id)]
-        write = self._store.write(bounds, lane=deck.id, is_bulk=True)
-        try:
-            rows = await write.kept(KEPT_WITHIN_S)
-        except asyncio.CancelledError:
-            self._withdraw(owner, deck.id)
-            raise
-        if rows is None:
-            self._withdraw(owner, deck.id)
-            raise _unavailable()
+        withdrawal = self._deletion(owner, deck.id)
+        rows = await self._records.make(bounds, withdrawal, deck.id, KEPT_WITHIN_S)
         if not rows[-1]:
-            self._withdraw(owner, deck.id)
+            self._store.write(withdrawal, lane=deck.id)
             raise _too_many()
 
-    def _withdraw(self, owner: str, id_: str) -> None:
-        """Delete what may still be written: nobody was told that it is there."""
-        deletion = [statements.DELETE.bind(owner, id_), self._jobs.deletion(owner, id_)]
-        self._store.write(deletion, lane=id_)
+    def _deletion(self, owner: str, id_: str) -> list[BoundStatement]:
+        return [statements.DELETE.bind(owner, id_), self._jobs.deletion(owner, id_)]
 
     async def _deck(self, owner: str, id_: str) -> Deck:
-        rows = await self._rows(statements.READ.bind(owner, id_), id_)
+        rows = await self._records.read(statements.READ.bind(owner, id_), id_)
         if not rows:
             raise deck_not_found()
         return _deck_of(rows[0])
-
-    async def _changed(self, bounds: list[BoundStatement], lane: str) -> list[list[Row]]:
-        """Write, and return the rows. Raises StorageUnavailable."""
-        if self._store.status != "ok":
-            raise _unavailable()
-        rows = await self._store.write(bounds, lane=lane).kept(KEPT_WITHIN_S)
-        if rows is None:
-            raise _unavailable()
-        return rows
-
-    async def _rows(self, bound: BoundStatement, lane: str) -> list[Row]:
-        """Return the rows of a query. Raises StorageUnavailable."""
-        try:
-            return await self._store.read(bound, lane=lane, patiently=True)
-        except UNREADABLE:
-            raise _unavailable() from None
 
 
 class ChosenPart(Struct, frozen=True):
@@ -214,10 +185,6 @@ def _title_of(name: str) -> str:
 
 def _too_many() -> TooManyDecks:
     return TooManyDecks(f"There are {PER_OWNER_MAX} decks of yours here already, which is the most.")
-
-
-def _unavailable() -> StorageUnavailable:
-    return StorageUnavailable("Decks cannot be made, read or changed now.", retry_after_s=RETRY_AFTER_S)
 
 
 def _deck_of(row: Row) -> Deck:

@@ -93,7 +93,6 @@ FOR_ALL_OWNERS = {
     "document_delete_old_counts",
     "job_claim",
     "job_unclaim",
-    "job_waiting",
     "job_delete_old",
     "feedback_list_all",
     "feedback_mark",
