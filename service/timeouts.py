@@ -166,10 +166,10 @@ class Timeouts:
         self.task.cancel()
 
 
-async def wait_at_most(event: asyncio.Event, at_most_s: float) -> None:
-    """Wait for an event, or until this time is up."""
+async def wait_at_most(event: asyncio.Event, at_most_s: float) -> bool:
+    """Wait for an event, or until this time is up. Return whether the event came."""
     try:
         async with asyncio.timeout(at_most_s):
-            await event.wait()
+            return await event.wait()
     except TimeoutError:
-        pass
+        return False

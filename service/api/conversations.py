@@ -16,8 +16,7 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp
 
 from dub5.service.api.chat import ApiDependencies
-from dub5.service.api.errors import no_such_path
-from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_response
+from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_response, part_of
 from dub5.service.api.small_body import read_small
 from dub5.service.api.turn_body import BODY_BYTES_MAX, ConversationBody, owner_of, parse_conversation
 from dub5.service.api.turn_messages import conversation_object, list_object
@@ -105,11 +104,7 @@ def owner_of_request(deps: ApiDependencies, request: HttpRequest) -> str:
 
 def turns_of(deps: ApiDependencies, request: HttpRequest, id_: str | None) -> Turns:
     """Return the turns. Raises NotFound without conversations, ConversationNotFound for what is no id."""
-    if deps.turns is None:
-        raise no_such_path(request.scope["path"])
-    if id_ is not None and not is_id(id_):
-        raise not_found()
-    return deps.turns
+    return part_of(deps.turns, request, id_, not_found)
 
 
 async def _body(deps: ApiDependencies, request: HttpRequest) -> ConversationBody:

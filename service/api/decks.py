@@ -22,12 +22,11 @@ from dub5.service.admission.sanitize import clean
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.client_address import scope_address
 from dub5.service.api.conversations import LIST_LIMIT, before_of, limit_of, owner_of_request
-from dub5.service.api.errors import no_such_path
 from dub5.service.api.jobs import job_object
-from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_response
+from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_response, part_of
 from dub5.service.api.schema import read_json
 from dub5.service.api.small_body import read_small
-from dub5.service.api.turn_body import TITLE_CHARS_MAX, Model
+from dub5.service.api.turn_body import TITLE_CHARS_MAX, Model, owner_of
 from dub5.service.documents.documents import document_not_found
 from dub5.service.errors import InvalidRequest
 from dub5.service.ids import is_id
@@ -58,8 +57,7 @@ def deck_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler]:
     @post(PATH, status_code=202)
     async def make(request: HttpRequest) -> Response[bytes]:
         """Make a deck."""
-        decks, owner = _opened(deps(), request)
-        limits = await _counted(deps(), request)
+        decks, owner, limits = await _counted(deps(), request)
         given = await _body(deps(), request)
         model = given.model or next(iter(deps().gateway.routes))
         deps().gateway.route(model)
@@ -83,8 +81,7 @@ def deck_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandler]:
     @post(f"{PATH}/{{id:str}}/retry", status_code=202)
     async def retry(request: HttpRequest, id: FromPath[str]) -> Response[bytes]:
         """Ask again for the parts that no model has made cards of."""
-        decks, owner = _opened(deps(), request, id)
-        limits = await _counted(deps(), request)
+        decks, owner, limits = await _counted(deps(), request, id)
         return json_response(deck_object(await decks.retry(owner, id)), 202, limits)
 
     @delete(f"{PATH}/{{id:str}}")
@@ -154,22 +151,25 @@ def _opened(deps: ApiDependencies, request: HttpRequest, id_: str | None = None)
 
     Raises NotFound without decks, DeckNotFound for what is no id, Unauthorized, SessionRequired, CsrfRefused.
     """
-    if deps.decks is None:
-        raise no_such_path(request.scope["path"])
-    if id_ is not None and not is_id(id_):
-        raise deck_not_found()
-    return deps.decks, owner_of_request(deps, request)
+    return part_of(deps.decks, request, id_, deck_not_found), owner_of_request(deps, request)
 
 
-async def _counted(deps: ApiDependencies, request: HttpRequest) -> Mapping[str, str]:
-    """Count a request that has a model asked. Return the headers that tell its limits. Raises RateLimited."""
-    if deps.gate is None:
-        return {}
+async def _counted(
+    deps: ApiDependencies, request: HttpRequest, id_: str | None = None
+) -> tuple[Decks, str, Mapping[str, str]]:
+    """Count a request that has a model asked. Return the decks, whose they are, and what tells its limits.
+
+    Raises what `_opened` raises, and RateLimited.
+    """
+    decks = part_of(deps.decks, request, id_, deck_not_found)
     caller, session = deps.identify(request.scope, dict(request.headers))
+    owner = owner_of(caller, session)
+    if deps.gate is None:
+        return decks, owner, {}
     passage = await deps.gate.admit(scope_address(request.scope), session, caller)
     if passage.refusal is not None:
         raise passage.refusal
-    return passage.headers
+    return decks, owner, passage.headers
 
 
 def _file(data: bytes, deck: Deck, ending: str, media_type: str) -> Response[bytes]:

@@ -18,8 +18,7 @@ from litestar.types import ASGIApp, Receive, Scope
 
 from dub5.service.api.chat import ApiDependencies, Exchange
 from dub5.service.api.conversations import LIST_LIMIT, before_of, limit_of, owner_of_request
-from dub5.service.api.errors import no_such_path
-from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_response
+from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_response, part_of
 from dub5.service.api.turn_body import owner_of
 from dub5.service.api.unreadable import compressed
 from dub5.service.documents.documents import Documents, document_not_found
@@ -27,7 +26,6 @@ from dub5.service.documents.model import Document
 from dub5.service.documents.refusals import ReadResult
 from dub5.service.errors import DocumentTooLarge, GatewayError, InvalidRequest, TooLarge
 from dub5.service.events import DocumentRead
-from dub5.service.ids import is_id
 from dub5.service.model import Caller
 
 PATH = "/v1/documents"
@@ -69,11 +67,7 @@ def document_routes(deps: Callable[[], ApiDependencies]) -> list[HTTPRouteHandle
 
 def documents_of(deps: ApiDependencies, request: HttpRequest, id_: str | None = None) -> Documents:
     """Return the documents. Raises NotFound without any, DocumentNotFound for what is no id."""
-    if deps.documents is None:
-        raise no_such_path(request.scope["path"])
-    if id_ is not None and not is_id(id_):
-        raise document_not_found()
-    return deps.documents
+    return part_of(deps.documents, request, id_, document_not_found)
 
 
 def document_object(document: Document) -> dict[str, Any]:

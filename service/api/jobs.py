@@ -16,13 +16,13 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.connected import while_connected
 from dub5.service.api.conversations import owner_of_request
-from dub5.service.api.errors import ClientGone, no_such_path
+from dub5.service.api.errors import ClientGone
 from dub5.service.api.response import ResponseWriter
-from dub5.service.api.routes import HttpRequest, get_or_head, json_response
+from dub5.service.api.routes import HttpRequest, get_or_head, json_response, part_of
 from dub5.service.api.stream import HEARTBEAT_S
 from dub5.service.errors import StreamStalled
-from dub5.service.ids import is_id
 from dub5.service.jobs.jobs import Jobs, not_found
 from dub5.service.jobs.model import Job
 from dub5.service.jobs.watching import JobListener
@@ -82,11 +82,7 @@ def _opened(deps: ApiDependencies, request: HttpRequest, id_: str) -> tuple[Jobs
     Raises NotFound without a database, JobNotFound for what is no id, Unauthorized, SessionRequired,
     CsrfRefused.
     """
-    if deps.jobs is None:
-        raise no_such_path(request.scope["path"])
-    if not is_id(id_):
-        raise not_found()
-    return deps.jobs, owner_of_request(deps, request)
+    return part_of(deps.jobs, request, id_, not_found), owner_of_request(deps, request)
 
 
 class JobStream:
@@ -126,17 +122,10 @@ class JobEvents:
         self._listener = listener
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = asyncio.create_task(self._carry(send), name="events of a job")
-        gone = asyncio.create_task(_disconnect(receive), name="disconnect of a job")
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await while_connected(self._carry(send), receive, "events of a job")
         finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.wait({work})
             await self._jobs.given_back()  # some hosts stop the process after a request
-        if not work.cancelled():
-            work.result()
 
     async def _carry(self, send: Send) -> None:
         timeouts, stream = Timeouts(NEVER), JobStream(self._listener)
@@ -155,8 +144,3 @@ def _events_of(job: Job) -> list[Chunk]:
     data = msgspec.json.encode(job_object(job))
     names = (b"progress", b"end") if job.ended else (b"progress",)
     return [Chunk(b"event: %s\ndata: %s\n\n" % (name, data)) for name in names]
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

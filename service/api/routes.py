@@ -12,9 +12,11 @@ from litestar.types import ASGIApp
 
 from dub5.service.api.chat import ApiDependencies, Exchange
 from dub5.service.api.embeddings import EmbeddingExchange
+from dub5.service.api.errors import no_such_path
 from dub5.service.api.ops import Ops
 from dub5.service.api.page import PageFile
 from dub5.service.errors import ModelNotFound, NotFound
+from dub5.service.ids import is_id
 from dub5.service.telemetry.metrics import CONTENT_TYPE, Metrics
 
 T = TypeVar("T")
@@ -23,6 +25,15 @@ HttpRequest = Request[Any, Any, Any]
 JSON = "application/json"
 NO_STORE = {"cache-control": "no-store"}
 get_or_head = partial(route, http_method=["GET", "HEAD"])  # servers leave out the body for HEAD
+
+
+def part_of(part: T | None, request: HttpRequest, id_: str | None, missing: Callable[[], NotFound]) -> T:
+    """Return a part of the service. Raises NotFound where there is none, `missing()` for what is no id."""
+    if part is None:
+        raise no_such_path(request.scope["path"])
+    if id_ is not None and not is_id(id_):
+        raise missing()
+    return part
 
 
 def routes(

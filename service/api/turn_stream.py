@@ -13,6 +13,7 @@ from litestar.types import Receive, Scope, Send
 from msgspec import Raw
 
 from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.connected import while_connected
 from dub5.service.api.errors import ClientGone
 from dub5.service.api.response import ResponseWriter
 from dub5.service.api.stream import HEARTBEAT, HEARTBEAT_S
@@ -197,16 +198,7 @@ class TurnEvents:
         self._turn = owner, turn, after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = asyncio.create_task(self._carry(send), name=f"events {self._turn[1]}")
-        gone = asyncio.create_task(_disconnect(receive), name=f"disconnect {self._turn[1]}")
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.wait({work})
-        if not work.cancelled():
-            work.result()
+        await while_connected(self._carry(send), receive, f"events {self._turn[1]}")
 
     async def _carry(self, send: Send) -> None:
         carrier = _Carrier(self._deps, send, self._deps.new_id(), lambda: True)
@@ -223,8 +215,3 @@ class TurnEvents:
             if found.done() and not found.cancelled() and found.exception() is None:
                 found.result().leave()
             carrier.timeouts.close()
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

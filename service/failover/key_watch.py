@@ -21,6 +21,7 @@ from dub5.service.failover.body import ResponseBody
 from dub5.service.providers.base import Dialect, ProviderFault
 from dub5.service.resilience.classify import KEY_COOL_S, UNPROVEN, classify, names_account
 from dub5.service.resilience.provider_keys import KeyState, KeyVerdict
+from dub5.service.timeouts import wait_at_most
 from dub5.service.wire.base import Wire, WireFailure, WireRequest
 
 LIMIT_S = 10.0  # of one question
@@ -121,7 +122,7 @@ class KeyWatch:
         if key.checked_at_s is not None:
             due_s = max(due_s, key.checked_at_s + next_check_s(check_s, 0, self._rng))
         while True:
-            if await _woken(wake, due_s - clock.now()):
+            if await wait_at_most(wake, due_s - clock.now()):
                 await asyncio.sleep(max(CONFIRM_S, asked_s + CONFIRM_EVERY_S - clock.now()))
             wake.clear()
             asked_s = clock.now()
@@ -169,13 +170,3 @@ class KeyWatch:
                     await response.aclose()
         except (TimeoutError, WireFailure):
             return KeyFinding.NOTHING
-
-
-async def _woken(wake: asyncio.Event, limit_s: float) -> bool:
-    """Wait for this time at most. Return whether the event was set."""
-    try:
-        async with asyncio.timeout(max(0.0, limit_s)):
-            await wake.wait()
-    except TimeoutError:
-        return False
-    return True
