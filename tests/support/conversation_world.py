@@ -1,5 +1,6 @@
 """A service with sessions and conversations, in virtual time, over a database that may fail."""
 
+import asyncio
 import json
 import random
 from collections.abc import Mapping
@@ -56,6 +57,20 @@ class ConversationWorld(ServiceWorld):
         self.events: list[Event] = []
         self.service.events._subscribers += (self.events.append,)
         self.cookies: dict[str, str] = {}
+
+    async def die(self) -> VirtualDatabase:
+        """Be a process that is killed. Return the connection of the next one to what it has left.
+
+        All tasks but the test itself are taken for its own.
+        """
+        self.database.kill()
+        own = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+        while own:
+            for task in own:
+                task.cancel()
+            _, own = await asyncio.wait(own, timeout=0.001)
+        reopened: VirtualDatabase = self.database.reopen()
+        return reopened
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()

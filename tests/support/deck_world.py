@@ -8,7 +8,6 @@ from typing import Any
 from dub5.simulators.personas.flashcards import flashcards
 from dub5.simulators.script import Data, End, Head, Respond, Script, SimRequest, Wait
 from dub5.simulators.virtual import AppResponse
-from dub5.simulators.virtual.database import VirtualDatabase
 from tests.support.document_world import DocumentWorld
 from tests.support.world import SSE, chunk
 
@@ -98,17 +97,3 @@ class DeckWorld(DocumentWorld):
         prompts = [messages[-1]["content"] for messages in self.prompts(provider)]
         found = [prompt.partition("# Section ")[2].partition("\n")[0] for prompt in prompts]
         return [int(number) for number in found if number]  # the others are probes
-
-    async def die(self) -> VirtualDatabase:
-        """Be a process that is killed. Return the connection of the next one to what it has left.
-
-        All tasks but the test itself are taken for its own.
-        """
-        self.database.kill()
-        own = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-        while own:
-            for task in own:
-                task.cancel()
-            _, own = await asyncio.wait(own, timeout=0.001)
-        reopened: VirtualDatabase = self.database.reopen()
-        return reopened

@@ -57,20 +57,6 @@ class JobWorld(ConversationWorld):
         storage: VirtualStorage = self.database.storage
         return storage
 
-    async def die(self) -> VirtualDatabase:
-        """Be a process that is killed. Return the connection of the next one to what it has left.
-
-        All tasks but the test itself are taken for its own.
-        """
-        self.database.kill()
-        own = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-        while own:
-            for task in own:
-                task.cancel()
-            _, own = await asyncio.wait(own, timeout=0.001)
-        reopened: VirtualDatabase = self.database.reopen()
-        return reopened
-
     async def make(self, steps: int = 3, owner: str = OWNER) -> Job:
         """Make a job."""
         job = self.jobs.new(owner, "number", f"subject of {owner}", steps)

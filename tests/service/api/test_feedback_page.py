@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.conversing import KEY, Person, ServiceProcess, client
-from tests.support.machine import program
-from tests.support.page_commands import commands_of, output_of
-from tests.support.slow_provider import slow_provider
+from tests.support.conversing import KEY
+from tests.support.page_commands import (
+    asked_service,
+    assert_shown,
+    assert_variables,
+    commands_of,
+    output_of,
+)
 from tests.support.source import ROOT
 
 pytestmark = pytest.mark.real_sockets
@@ -23,27 +27,16 @@ EXPECTED = (  # of each command, in their order
 
 async def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command shows what the page says; the process tells its connections and its loop's lag."""
-    program("curl")
     monkeypatch.setenv("DUB5__ADMIN__TOKEN_ENV", "DUB5_TEST_TOKEN")
     monkeypatch.setenv("DUB5_TEST_TOKEN", TOKEN)
     variables, *commands = commands_of(PAGE)
-    async with slow_provider(("Green.",)) as provider, client() as http:
-        service = ServiceProcess(tmp_path, "service", f"sqlite:///{tmp_path}/kept.db", provider.url)
-        provider.say(1)
-        try:
-            await service.start()
-            person = Person(http, service.url, 1)
-            await person.begin()
-            turn = (await person.ask(stream=True))["turn"]
-            values = {"url": service.url, "key": KEY, "turn": turn, "token": TOKEN}
-            assert re.findall(r"^(\w+)=", variables, re.MULTILINE) == list(values)
-            said = [await output_of(command, values) for command in commands]
-            scrape = 'curl -s -H "authorization: Bearer $key" $url/metrics'
-            metrics = await output_of(scrape, values)
-        finally:
-            service.kill()
-    for text, pattern in zip(said, EXPECTED, strict=True):
-        assert re.search(pattern, text, re.MULTILINE), text
+    async with asked_service(tmp_path) as (service, turn):
+        values = {"url": service.url, "key": KEY, "turn": turn, "token": TOKEN}
+        assert_variables(variables, values)
+        said = [await output_of(command, values) for command in commands]
+        scrape = 'curl -s -H "authorization: Bearer $key" $url/metrics'
+        metrics = await output_of(scrape, values)
+    assert_shown(said, EXPECTED)
     for pattern in (r"^gateway_connections [1-9]", r"^process_loop_lag_seconds_count \d"):
         assert re.search(pattern, metrics, re.MULTILINE), pattern
     assert re.search(r"^gateway_store_room_bytes [1-9]", metrics, re.MULTILINE)

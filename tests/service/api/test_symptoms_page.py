@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from dub5.service.telemetry import names
-from tests.support.conversing import KEY, Person, ServiceProcess, client
-from tests.support.machine import program
-from tests.support.page_commands import commands_of, output_of
-from tests.support.slow_provider import slow_provider
+from tests.support.conversing import KEY
+from tests.support.page_commands import (
+    asked_service,
+    assert_shown,
+    assert_variables,
+    commands_of,
+    output_of,
+)
 from tests.support.source import ROOT
 
 PAGE = ROOT / "docs" / "operate" / "symptoms.md"
@@ -30,31 +34,19 @@ EXPECTED = (  # of each command, in their order
 @pytest.mark.real_sockets
 async def test_commands(tmp_path: Path) -> None:
     """Each command shows what the page says."""
-    program("curl")
     variables, *commands = commands_of(PAGE)
-    database = f"sqlite:///{tmp_path}/kept.db"
-    async with slow_provider(("Blue.",)) as provider, client() as http:
-        service = ServiceProcess(tmp_path, "service", database, provider.url)
-        provider.say(1)
-        try:
-            await service.start()
-            person = Person(http, service.url, 1)
-            await person.begin()
-            await person.ask(stream=True)
-            values = {
-                "url": service.url,
-                "key": KEY,
-                "config": f"{tmp_path}/service.toml",
-                "log": f"{tmp_path}/service.log",
-            }
-            assert re.findall(r"^(\w+)=", variables, re.MULTILINE) == list(values)
-            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-            secrets = {"DUB5_TEST_CALLERS_KEY": KEY, "DUB5_TEST_DATABASE_URL": database}
-            said = [await output_of(command, values | secrets | {"PATH": path}) for command in commands]
-        finally:
-            service.kill()
-    for text, pattern in zip(said, EXPECTED, strict=True):
-        assert re.search(pattern, text, re.MULTILINE), text
+    async with asked_service(tmp_path) as (service, _):
+        values = {
+            "url": service.url,
+            "key": KEY,
+            "config": f"{tmp_path}/service.toml",
+            "log": f"{tmp_path}/service.log",
+        }
+        assert_variables(variables, values)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        secrets = {"DUB5_TEST_CALLERS_KEY": KEY, "DUB5_TEST_DATABASE_URL": f"sqlite:///{tmp_path}/kept.db"}
+        said = [await output_of(command, values | secrets | {"PATH": path}) for command in commands]
+    assert_shown(said, EXPECTED)
 
 
 def test_names() -> None:
