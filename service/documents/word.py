@@ -37,7 +37,6 @@ _PROPERTIES, _VALUE, _NUMBERED = qn("w:pPr"), qn("w:val"), qn("w:numPr")
 LIST = -1  # in place of the level of a heading
 _BREAKS = (qn("w:br"), qn("w:cr"))
 _HYPHEN = qn("w:noBreakHyphen")
-_CONTENT = f"{_MC}AlternateContent"
 _LEFT_OUT = frozenset({qn("w:del"), qn("w:moveFrom"), f"{_MC}Fallback", _PROPERTIES, qn("w:rPr")})
 _HEADING = re.compile(r"heading ([1-9])", re.IGNORECASE)
 # What python-docx and lxml raise for a file that is not as they expect.

@@ -27,7 +27,6 @@ TRIES_MAX = 50  # places of an answer that look like JSON and are not
 PER_PART_MAX = 25
 CARDS_READ_MAX = 4 * PER_PART_MAX  # of an answer
 TOKENS_A_CARD = 30  # of a text, at least: a shorter one has fewer cards than wanted
-ANSWER_TOKENS_A_CARD = 200
 
 # Texts from PDF break words at line ends; models write plain quotes and dashes.
 _BROKEN_WORD = re.compile(r"(?<=\w)[-\u00ad\u2010][^\S\n]*\n\s*(?=\w)")
