@@ -40,7 +40,10 @@ class AskedDocuments:
         try:
             if self._documents is None:
                 raise DocumentNotFound("Documents are not turned on here any more.")
-            _, text = await self._documents.text(owner, id_)
+            if (known := self._known.get(key)) is None:
+                _, text = await self._documents.text(owner, id_)
+            else:
+                await self._documents.use(owner, id_)  # it may be deleted; its text does not change
         except DocumentNotFound:
             self._known.pop(key, None)
             raise DocumentNotFound(
@@ -50,9 +53,13 @@ class AskedDocuments:
             if key not in self._known:
                 raise
             return self._known[key]
-        if key not in self._known:
-            self._known[key] = await in_turns(load_part("grounding").of(text))
-            if len(self._known) > REMEMBERED_MAX:
-                self._known.popitem(last=False)
+        asked: Grounding
+        if known is None:
+            asked = await in_turns(load_part("grounding").of(text))
+        else:
+            asked = known
+        self._known[key] = asked
         self._known.move_to_end(key)
-        return self._known[key]
+        if len(self._known) > REMEMBERED_MAX:
+            self._known.popitem(last=False)
+        return asked

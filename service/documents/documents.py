@@ -110,10 +110,18 @@ class Documents:
         rows = await self._records.read(statements.TEXT.bind(owner, id_), owner)
         if not rows:
             raise document_not_found()
-        document, now = _document_of(rows[0]), clock.wall()
-        if document.used_at < now - USED_AGAIN_S:
-            self._store.write([statements.USE.bind(owner, id_, now)], lane=owner)
+        document = _document_of(rows[0])
+        self._note_use(owner, document)
         return document, str(rows[0][-1])
+
+    async def use(self, owner: str, id_: str) -> None:
+        """Note that a document is used, whose text is known. Raises DocumentNotFound, StorageUnavailable."""
+        self._note_use(owner, await self.read(owner, id_))
+
+    def _note_use(self, owner: str, document: Document) -> None:
+        now = clock.wall()
+        if document.used_at < now - USED_AGAIN_S:
+            self._store.write([statements.USE.bind(owner, document.id, now)], lane=owner)
 
     async def delete(self, owner: str, id_: str) -> None:
         """Delete a document. Raises DocumentNotFound, StorageUnavailable."""

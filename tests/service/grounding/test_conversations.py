@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from dub5.service.config.settings import ConversationSettings
+from dub5.service.events import StatementEnded
 from dub5.simulators.script import Respond
 from dub5.simulators.virtual.database import DatabaseFault
 from tests.support.conversation_world import messages, said
@@ -86,6 +87,17 @@ async def test_the_next_question() -> None:
         prompt = world.prompts()[-1]
     assert [message["role"] for message in prompt] == ["system", "user", "assistant", "user"]
     assert "50 engineers" not in str(prompt)
+
+
+async def test_the_text_is_read_once() -> None:
+    """A document that was asked about lately is only looked for: its text never changes."""
+    async with ResumeWorld(saying(TRUE)) as world:
+        _, conversation = await world.about()
+        for question in ("What did she do at Acme?", "And then?"):
+            await world.turn(conversation, question)
+        asked = [event.statement for event in world.events if isinstance(event, StatementEnded)]
+    assert asked.count("document_text") == 1
+    assert asked[asked.index("document_text") :].count("document_read") == 1
 
 
 async def test_the_window() -> None:
