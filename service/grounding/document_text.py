@@ -1,6 +1,7 @@
 """A document that is asked about: its passages, those that a question needs, and the check of answers."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from dub5.service.grounding.check import Checker
 from dub5.service.grounding.model import DocumentPassage
@@ -25,7 +26,7 @@ class GroundingText:
         self.checker = Checker(passages)
         self._ranking = ranking
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """The tokens of the system message, at most."""
         if self._ranking is not None:
