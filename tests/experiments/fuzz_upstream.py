@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
+from unittest import mock
 
 from dub5.service.app import Service
 from dub5.service.config.options import (
@@ -41,6 +42,7 @@ from dub5.service.config.settings import (
 )
 from dub5.service.errors import every_error
 from dub5.service.events import Crashed, Event
+from dub5.service.telemetry import watch
 from dub5.service.wire.base import Slots
 from dub5.simulators.personas.base import parse_request
 from dub5.simulators.script import Respond, Script, SimRequest
@@ -362,7 +364,9 @@ def _shown(ask: FuzzedRequest) -> str:
 
 def fuzz(seed: int, number: int, streams: int = STREAMS_PER_WORLD) -> Counter[str]:
     """Run one world. Raises Violation, and what `run` raises."""
-    return run(FuzzedService(seed, number, streams).play(), seed=number)
+    # Else the days between the rounds are most of a world's work, and a look may be under way as one ends.
+    with mock.patch.object(watch, "LOOK_S", A_LONG_WHILE_S):
+        return run(FuzzedService(seed, number, streams).play(), seed=number)
 
 
 def main() -> int:
