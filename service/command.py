@@ -218,24 +218,7 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
     writer, log = LineWriter(), loaded.settings.log
     logger = EventLogger(writer.write, Level[log.level.upper()], log.format)
     service = Service(loaded, log=logger.log, watch=ProcessWatch())
-    config = uvicorn.Config(
-        service.asgi,
-        host=loaded.settings.server.host,
-        port=loaded.settings.server.port,
-        lifespan="on",
-        http=BoundedProtocol,
-        ws=load_part("socket protocol") if service.store is not None else "none",
-        ws_max_size=FRAME_BYTES_MAX,
-        ws_ping_interval=PING_S,
-        ws_ping_timeout=PING_S,
-        ws_per_message_deflate=False,  # answers are short pieces; a context for each socket costs more
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # server.trusted_proxies says who is believed
-        log_level="warning",
-        timeout_graceful_shutdown=5,
-        timeout_keep_alive=75,  # longer than clients and load balancers: the server must not close first
-    )
+    config = server_config(service)
     try:
         listening = _listen(config.host, config.port)
     except OSError as error:
@@ -257,6 +240,29 @@ def _serve(loaded: LoadedSettings, reload_settings: Callable[[Settings], LoadedS
     finally:
         writer.close()
     return 0 if server.started else 1
+
+
+def server_config(service: Service) -> uvicorn.Config:
+    """Return how the service is served: the address, the protocols on a connection, and their bounds."""
+    server = service.settings.server
+    return uvicorn.Config(
+        service.asgi,
+        host=server.host,
+        port=server.port,
+        lifespan="on",
+        http=BoundedProtocol,
+        ws=load_part("socket protocol") if service.store is not None else "none",
+        ws_max_size=FRAME_BYTES_MAX,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        ws_per_message_deflate=False,  # answers are short pieces; a context for each socket costs more
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # server.trusted_proxies says who is believed
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=75,  # longer than clients and load balancers: the server must not close first
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
