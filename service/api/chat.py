@@ -1,6 +1,7 @@
 """POST /v1/chat/completions: one exchange, from the first byte read to the last byte sent.
 
 read body -> parse -> intake, where the route has one -> gateway.answer -> ResponseWriter (response.py)
+the client is a Peer (peer.py): `serve` has one, and a call makes one of an ASGI server's
 `_cancel` cancels the task when the client leaves, or when a drain cuts the exchange; `_ended_by` says which
 """
 
@@ -8,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
@@ -23,6 +24,7 @@ from dub5.service.api.browser_sessions import BrowserSessions
 from dub5.service.api.client_address import scope_address
 from dub5.service.api.errors import ClientGone, report_crashes, request_id
 from dub5.service.api.key_guard import GuardedCallers
+from dub5.service.api.peer import AsgiPeer, Peer, RequestHeaders
 from dub5.service.api.response import ResponseWriter, Sent
 from dub5.service.api.schema import deadline_s, delivery, parse_chat, parse_large_chat
 from dub5.service.api.stream import HEARTBEAT_S, trail_header
@@ -114,7 +116,7 @@ class EndedBy(Enum):
 
 
 class Exchange:
-    """One chat request, as an ASGI application."""
+    """One chat request, also as an ASGI application."""
 
     operation = ChatRequest.operation
     writer = ResponseWriter
@@ -133,10 +135,13 @@ class Exchange:
         self._refusal: GatewayError | None = None  # admission refused it: no provider may be asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watcher: asyncio.Task[None] | None = None
+        await self.serve(scope, AsgiPeer(receive, send))
+
+    async def serve(self, scope: Scope, peer: Peer) -> None:
+        """Answer the request of this client."""
         outcome = Outcome.FAILED
         self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
-        self._response = self.writer(self.id, send, self._timeouts, self.deps.server.client_stall_s)
+        self._response = self.writer(self.id, peer, self._timeouts, self.deps.server.client_stall_s)
         try:
             headers = _headers(scope, self.deps.server.headers_max)
             self.id = self._response.request_id = request_id(headers, self.id)
@@ -145,9 +150,9 @@ class Exchange:
             self._log.caller = caller.key
             if self.deps.gate is not None:
                 await self._pass_gate(self.deps.gate, scope, caller)
-            body = await self._read_body(receive)
+            body = await self._read_body(peer)
             self._started_ns = clock.tick_ns()
-            watcher = asyncio.create_task(self._wait_for_disconnect(receive), name=f"disconnect {self.id}")
+            peer.watch(self._on_leave)
             await report_crashes(self._handle(headers, caller, body), self.id, self.deps.events)
             outcome = Outcome.DEGRADED if self._log.degraded else Outcome.COMPLETE
         except GatewayError as error:
@@ -161,8 +166,7 @@ class Exchange:
             if self._ended_by is not None:
                 self._uncancel()
             self._timeouts.close()
-            if watcher is not None:
-                watcher.cancel()
+            peer.unwatch()
             self.deps.admission.release(self)
             self._emit_request_ended(outcome)
 
@@ -372,44 +376,48 @@ class Exchange:
     def _has_begun(self) -> bool:
         return self._response.sent is not Sent.NOTHING
 
-    async def _read_body(self, receive: Receive) -> bytes:
+    async def _read_body(self, peer: Peer) -> bytes:
         """Return the body; a refused request has little room and time for it.
 
         Raises TooLarge, ClientGone, or the refusal.
         """
         bytes_max = self.deps.server.request_bytes_max
         if self._refusal is None:
-            return await self._read_bounded(receive, bytes_max)
+            return await self._read_bounded(peer, bytes_max)
         try:
             async with asyncio.timeout(SPARE_UPLOAD_S):
-                return await self._read_bounded(receive, min(bytes_max, SPARE_BYTES_MAX))
+                return await self._read_bounded(peer, min(bytes_max, SPARE_BYTES_MAX))
         except (TimeoutError, TooLarge):
             raise self._refusal from None
 
-    async def _read_bounded(self, receive: Receive, bytes_max: int) -> bytes:
+    async def _read_bounded(self, peer: Peer, bytes_max: int) -> bytes:
         """Return the whole body, bounded in size; each wait is bounded, too.
 
         Raises TooLarge, Overloaded, RequestTimeout, ClientGone.
         """
+        whole = peer.whole_body()
+        if whole is not None:
+            self._hold(len(whole), bytes_max)
+            return whole
         parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await self._next_part(receive)
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            part: bytes = message["body"]
+        size, more = 0, True
+        while more:
+            part, more = await self._next_part(peer)
             size += len(part)
-            if size > bytes_max:
-                raise TooLarge(f"The body is larger than {bytes_max:,} bytes.")
-            self.deps.admission.hold_body(self, size)
+            self._hold(size, bytes_max)
             parts.append(part)
-            if not message.get("more_body"):
-                return b"".join(parts)
+        return b"".join(parts)
 
-    async def _next_part(self, receive: Receive) -> Any:
+    def _hold(self, size: int, bytes_max: int) -> None:
+        """Count what has come of the body. Raises TooLarge, Overloaded."""
+        if size > bytes_max:
+            raise TooLarge(f"The body is larger than {bytes_max:,} bytes.")
+        self.deps.admission.hold_body(self, size)
+
+    async def _next_part(self, peer: Peer) -> tuple[bytes, bool]:
         stall_s = self.deps.server.client_stall_s
         try:
-            return await self._timeouts.run("client_stall", stall_s, receive())
+            return await self._timeouts.run("client_stall", stall_s, peer.read())
         except TimedOut:
             raise RequestTimeout(
                 f"The body did not arrive in time: {stall_s:g} s may pass between two parts of it,"
@@ -417,9 +425,8 @@ class Exchange:
                 retry_after_s=1.0,
             ) from None
 
-    async def _wait_for_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _on_leave(self) -> None:
+        """End the exchange: its client has left."""
         self._cancel(EndedBy.CLIENT)
 
     def _emit_request_ended(self, outcome: Outcome) -> None:
@@ -447,11 +454,12 @@ class Exchange:
         )
 
 
-def _headers(scope: Scope, headers_max: int) -> dict[str, str]:
-    raw = list(scope["headers"])
-    if len(raw) > headers_max:
+def _headers(scope: Scope, headers_max: int) -> RequestHeaders:
+    raw = scope["headers"]
+    count = len(raw) if isinstance(raw, list) else len(raw := list(raw))
+    if count > headers_max:
         raise InvalidRequest(f"The request has more than {headers_max} headers.")
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+    return RequestHeaders(raw)
 
 
 async def end_task(task: asyncio.Task[None]) -> None:

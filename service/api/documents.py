@@ -14,10 +14,11 @@ import msgspec
 from litestar import Response, delete, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
-from litestar.types import ASGIApp, Receive, Scope
+from litestar.types import ASGIApp, Scope
 
 from dub5.service.api.chat import ApiDependencies, Exchange
 from dub5.service.api.conversations import LIST_LIMIT, before_of, limit_of, owner_of_request
+from dub5.service.api.peer import Peer
 from dub5.service.api.routes import NO_STORE, HttpRequest, get_or_head, json_response, part_of
 from dub5.service.api.turn_body import owner_of
 from dub5.service.api.unreadable import compressed
@@ -121,10 +122,10 @@ class UploadExchange(Exchange):
             raise self._too_large(int(length[:20]))
         return caller
 
-    async def _read_body(self, receive: Receive) -> bytes:
+    async def _read_body(self, peer: Peer) -> bytes:
         """Return the file. Raises DocumentTooLarge, Overloaded, RequestTimeout, ClientGone."""
         try:
-            return await self._read_bounded(receive, self._documents.settings.bytes_max)
+            return await self._read_bounded(peer, self._documents.settings.bytes_max)
         except TooLarge:
             raise self._too_large(0) from None
 

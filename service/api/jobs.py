@@ -19,6 +19,7 @@ from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.connected import while_connected
 from dub5.service.api.conversations import owner_of_request
 from dub5.service.api.errors import ClientGone
+from dub5.service.api.peer import AsgiPeer, Peer
 from dub5.service.api.response import ResponseWriter
 from dub5.service.api.routes import HttpRequest, get_or_head, json_response, part_of
 from dub5.service.api.stream import HEARTBEAT_S
@@ -123,14 +124,14 @@ class JobEvents:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await while_connected(self._carry(send), receive, "events of a job")
+            await while_connected(self._carry(AsgiPeer(receive, send)), receive, "events of a job")
         finally:
             await self._jobs.given_back()  # some hosts stop the process after a request
 
-    async def _carry(self, send: Send) -> None:
+    async def _carry(self, peer: Peer) -> None:
         timeouts, stream = Timeouts(NEVER), JobStream(self._listener)
         id_ = self._deps.new_id()
-        writer = JobWriter(id_, send, timeouts, self._deps.server.client_stall_s)
+        writer = JobWriter(id_, peer, timeouts, self._deps.server.client_stall_s)
         try:
             await writer.send_stream({"x-request-id": id_}, await stream.read(), stream)
         except (ClientGone, StreamStalled, TimeoutError):

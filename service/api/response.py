@@ -13,9 +13,9 @@ from enum import Enum, auto
 from typing import TypeVar
 
 import msgspec
-from litestar.types import HTTPResponseStartEvent, Send
 
 from dub5.service.api.errors import ClientGone, error_body, error_headers
+from dub5.service.api.peer import Peer
 from dub5.service.api.stream import DONE, HEARTBEAT, SSE_HEADERS, error_event
 from dub5.service.errors import GatewayError, StreamStalled
 from dub5.service.model import Chunk, Chunks
@@ -42,21 +42,23 @@ class ResponseWriter:
 
     done = DONE  # ends a whole stream
 
-    def __init__(self, request_id: str, send: Send, timeouts: Timeouts, client_stall_s: float) -> None:
+    def __init__(self, request_id: str, peer: Peer, timeouts: Timeouts, client_stall_s: float) -> None:
         self.sent = Sent.NOTHING
         self.request_id = request_id
         self.more_headers: Mapping[str, str] | None = None  # for every answer, whatever it is
-        self._send = send
+        self._peer = peer
         self._timeouts = timeouts
         self._client_stall_s = client_stall_s
 
     async def send_json(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a JSON body. `headers` hold its type and length. Raises ClientGone."""
+        if len(body) <= PIECE_BYTES:
+            await self._start(status, headers, body, Sent.JSON, more=False)
+            return
         # In pieces, so that a client that does not read is noticed before all of it lies in our memory.
-        head, first, more = self._start(status, headers), body[:PIECE_BYTES], len(body) > PIECE_BYTES
-        await self.within_stall(self._send_first(head, Sent.JSON, first, more=more))
+        await self._start(status, headers, body[:PIECE_BYTES], Sent.JSON, more=True)
         for at in range(PIECE_BYTES, len(body), PIECE_BYTES):
-            await self._send_body(body[at : at + PIECE_BYTES], more=at + PIECE_BYTES < len(body))
+            await self._write(body[at : at + PIECE_BYTES], more=at + PIECE_BYTES < len(body))
 
     async def send_stream(self, headers: dict[str, str], chunks: list[Chunk], stream: Chunks) -> None:
         """Send the head, unless a heartbeat has; then `chunks` and the rest of `stream`.
@@ -64,17 +66,18 @@ class ResponseWriter:
         Raises ClientGone, and what `stream.read` raises.
         """
         if self.sent is Sent.NOTHING:
-            head = self._start(200, SSE_HEADERS | headers)
             data = b"".join([chunk.raw for chunk in chunks])
-            await self.within_stall(self._send_first(head, Sent.EVENTS, data, more=True))
+            await self._start(200, SSE_HEADERS | headers, data, Sent.EVENTS, more=True)
             chunks = await stream.read()
         self.sent = Sent.EVENTS
+        peer = self._peer
         while chunks:
-            if data := b"".join([chunk.raw for chunk in chunks]):
-                event = self._send({"type": "http.response.body", "body": data, "more_body": True})
-                await self.within_stall(event)
+            if data := chunks[0].raw if len(chunks) == 1 else b"".join([chunk.raw for chunk in chunks]):
+                waiting = peer.write(data, more=True)
+                if waiting is not None:
+                    await self.within_stall(waiting)
             chunks = await stream.read()
-        await self._send_body(self.done, more=False)
+        await self._write(self.done, more=False)
 
     async def send_heartbeat(self, headers: dict[str, str]) -> None:
         """Send a comment; the first one commits status 200.
@@ -84,8 +87,12 @@ class ResponseWriter:
         async with asyncio.timeout(self._client_stall_s):
             if self.sent is Sent.NOTHING:
                 self.sent = Sent.HEARTBEATS
-                await self._send(self._start(200, SSE_HEADERS | headers))
-            await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+                head = self._fit(SSE_HEADERS | headers)
+                waiting = self._peer.start(200, head, HEARTBEAT, more=True)
+            else:
+                waiting = self._peer.write(HEARTBEAT, more=True)
+            if waiting is not None:
+                await waiting
 
     async def send_error(self, error: GatewayError) -> None:
         """Send the error as what is out still allows: a status and JSON, or a last event. Raises ClientGone.
@@ -97,7 +104,7 @@ class ResponseWriter:
             headers = error_headers(error, self.request_id) | {"content-length": str(len(body))}
             await self.send_json(error.status, headers, body)
         elif self.sent is not Sent.JSON:
-            await self._send_body(self.error_event(body), more=False)
+            await self._write(self.error_event(body), more=False)
 
     def error_event(self, body: bytes) -> bytes:
         """Return the last event of a stream that is not whole, for the body of an error."""
@@ -115,29 +122,31 @@ class ResponseWriter:
                 raise ClientGone from None
             raise StreamStalled("The deadline passed before the answer was whole.") from None
 
-    def _start(self, status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
+    async def _start(
+        self, status: int, headers: Mapping[str, str], data: bytes, sent: Sent, *, more: bool
+    ) -> None:
+        """Send the head and the beginning of the body, which are one wait."""
+        try:
+            waiting = self._peer.start(status, self._fit(headers), data, more=more)
+            if waiting is not None:
+                await self.within_stall(waiting)
+        finally:
+            if self._peer.started:
+                self.sent = sent
+        if not more:
+            self.sent = Sent.ALL
+
+    async def _write(self, data: bytes, *, more: bool) -> None:
+        waiting = self._peer.write(data, more=more)
+        if waiting is not None:
+            await self.within_stall(waiting)
+        if not more:
+            self.sent = Sent.ALL
+
+    def _fit(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return all headers. A character that one cannot hold becomes `?`, whoever it came from."""
         if self.more_headers is not None:
             headers = {**headers, **self.more_headers}
-        return _response_start(status, headers)
-
-    async def _send_first(self, head: HTTPResponseStartEvent, sent: Sent, data: bytes, *, more: bool) -> None:
-        """Send the head and the beginning of the body, which are one wait."""
-        await self._send(head)
-        self.sent = sent
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        if not more:
-            self.sent = Sent.ALL
-
-    async def _send_body(self, data: bytes, *, more: bool) -> None:
-        message = self._send({"type": "http.response.body", "body": data, "more_body": more})
-        await self.within_stall(message)
-        if not more:
-            self.sent = Sent.ALL
-
-
-def _response_start(status: int, headers: Mapping[str, str]) -> HTTPResponseStartEvent:
-    """Return the head. A character that a header cannot hold becomes `?`, whoever it came from."""
-    if not FIT.fullmatch("".join(headers.values())):
-        headers = {name: UNFIT.sub("?", value).strip() for name, value in headers.items()}
-    raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": status, "headers": raw}
+        if FIT.fullmatch("".join(headers.values())):
+            return headers
+        return {name: UNFIT.sub("?", value).strip() for name, value in headers.items()}

@@ -311,7 +311,7 @@ class Socket:
 
     async def _ask(self, turns: Turns, exchange: SocketExchange) -> None:
         found = exchange.listener
-        turns.live.run(exchange.serve(), f"turn {exchange.id}")
+        turns.live.run(exchange.answer(), f"turn {exchange.id}")
         try:
             await asyncio.wait({found})
             if not found.cancelled():

@@ -1,11 +1,9 @@
 """A question that came over a WebSocket: the exchange of a turn, without a request of its own."""
 
-import asyncio
 import hashlib
 from typing import Any
 
 import msgspec
-from litestar.types import Receive
 from msgspec import Struct
 
 from dub5.service import clock
@@ -60,7 +58,7 @@ class SocketExchange(TurnExchange):
         text = self.more_headers.get(REMAINING)
         return None if text is None else int(text)
 
-    async def serve(self) -> None:
+    async def answer(self) -> None:
         """Answer the question, as a task of the process."""
         asked, headers = self._asked, [(b"content-type", b"application/json")]
         if asked.deadline_ms is not None:
@@ -69,7 +67,7 @@ class SocketExchange(TurnExchange):
         body = {"text": asked.text, "id": asked.id, "stream": True}
         if asked.model is not None:
             body["model"] = asked.model
-        await self(scope, _received(msgspec.json.encode(body)), _unused)
+        await self.serve(scope, _Asked(msgspec.json.encode(body)))
 
     def _find_conversation(self, owner: str, asked: TurnBody) -> None:
         """Begin a conversation, unless the client has named one."""
@@ -79,17 +77,24 @@ class SocketExchange(TurnExchange):
             conversations.begin(owner, self._conversation, "", model, clock.wall())
 
 
-def _received(body: bytes) -> Receive:
-    """Return a `receive` that has this body. Whoever asks does not leave: a listener does."""
-    parts = [body]
+class _Asked:
+    """A client whose body is here, and who neither leaves nor is sent anything: a listener does and is."""
 
-    async def receive() -> Any:
-        if parts:
-            return {"type": "http.request", "body": parts.pop(), "more_body": False}
-        return await asyncio.get_running_loop().create_future()
+    started = False
 
-    return receive
+    def __init__(self, body: bytes) -> None:
+        self._body = body
 
+    def whole_body(self) -> bytes:
+        return self._body
 
-async def _unused(message: Any) -> None:
-    """Send nothing: listeners do."""
+    async def read(self) -> tuple[bytes, bool]:
+        return self._body, False
+
+    def watch(self, on_leave: object) -> None: ...
+
+    def unwatch(self) -> None: ...
+
+    def start(self, status: int, headers: object, data: bytes, *, more: bool) -> None: ...
+
+    def write(self, data: bytes, *, more: bool) -> None: ...

@@ -15,6 +15,7 @@ from msgspec import Raw
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.connected import while_connected
 from dub5.service.api.errors import ClientGone
+from dub5.service.api.peer import AsgiPeer, Peer
 from dub5.service.api.response import ResponseWriter
 from dub5.service.api.stream import HEARTBEAT, HEARTBEAT_S
 from dub5.service.api.turn_messages import (
@@ -78,10 +79,10 @@ class _Carrier:
     """Sends what a listener hears to one client; heartbeats, while the answer `is_held`."""
 
     def __init__(
-        self, deps: ApiDependencies, send: Send, request_id: str, is_held: Callable[[], bool]
+        self, deps: ApiDependencies, peer: Peer, request_id: str, is_held: Callable[[], bool]
     ) -> None:
         self.timeouts = Timeouts(NEVER)
-        self.writer = TurnWriter(request_id, send, self.timeouts, deps.server.client_stall_s)
+        self.writer = TurnWriter(request_id, peer, self.timeouts, deps.server.client_stall_s)
         self.is_held = is_held
         self.more_headers: Callable[[], Mapping[str, str]] = dict  # of the response; known once it is counted
 
@@ -162,9 +163,9 @@ class TurnPost:
         self._exchange = TurnExchange(deps, turns, conversation)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = self._exchange
-        task = self._turns.live.run(exchange(scope, receive, send), f"turn {exchange.id}")
-        carrier = _Carrier(self._deps, send, exchange.id, lambda: exchange.is_held)
+        exchange, peer = self._exchange, AsgiPeer(receive, send)
+        task = self._turns.live.run(exchange.serve(scope, peer), f"turn {exchange.id}")
+        carrier = _Carrier(self._deps, peer, exchange.id, lambda: exchange.is_held)
         carrier.more_headers = lambda: exchange.more_headers
         try:
             await self._carry(carrier)
@@ -198,10 +199,10 @@ class TurnEvents:
         self._turn = owner, turn, after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_connected(self._carry(send), receive, f"events {self._turn[1]}")
+        await while_connected(self._carry(AsgiPeer(receive, send)), receive, f"events {self._turn[1]}")
 
-    async def _carry(self, send: Send) -> None:
-        carrier = _Carrier(self._deps, send, self._deps.new_id(), lambda: True)
+    async def _carry(self, peer: Peer) -> None:
+        carrier = _Carrier(self._deps, peer, self._deps.new_id(), lambda: True)
         found = asyncio.ensure_future(self._turns.resume(*self._turn))
         try:
             await carrier.until(found)

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 
-from litestar.types import Receive, Scope, Send
+from litestar.types import Scope
 
 from dub5.service import clock
 from dub5.service.admission.injection import scan_in_steps
 from dub5.service.admission.intake import Intake
 from dub5.service.admission.sessions import Session
 from dub5.service.api.chat import ApiDependencies, EndedBy, Exchange, Phase
+from dub5.service.api.peer import Peer
 from dub5.service.api.schema import deadline_s, delivery
 from dub5.service.api.turn_answer import TurnAnswer
 from dub5.service.api.turn_body import BODY_BYTES_MAX, TurnBody, chat_body, owner_of, parse_turn
@@ -93,11 +94,11 @@ class TurnExchange(Exchange):
             return False
         return found.cancelled() or found.exception() is not None or found.result().live.over is not None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the question. `send` is not used."""
+    async def serve(self, scope: Scope, peer: Peer) -> None:
+        """Answer the question. Nothing is sent to `peer`."""
         self._has_started = True
         try:
-            await super().__call__(scope, receive, send)
+            await super().serve(scope, peer)
             await self._wait_until_kept()
         finally:
             self._close()
@@ -108,12 +109,10 @@ class TurnExchange(Exchange):
         caller, self._session = self._known
         return caller
 
-    async def _read_bounded(self, receive: Receive, bytes_max: int) -> bytes:
-        return await super()._read_bounded(receive, min(bytes_max, BODY_BYTES_MAX))
+    async def _read_bounded(self, peer: Peer, bytes_max: int) -> bytes:
+        return await super()._read_bounded(peer, min(bytes_max, BODY_BYTES_MAX))
 
-    async def _wait_for_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _on_leave(self) -> None:
         self.leave()
 
     def leave(self) -> None:

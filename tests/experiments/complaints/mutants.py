@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from litestar.types import Receive
-
 from benchmarks.canned import CASES, ServiceAndReference, bare
 from benchmarks.canned import service as canned_service
 from benchmarks.conftest import BUDGETS
@@ -101,13 +99,12 @@ def connections_left_open() -> Iterator[None]:
 @contextlib.contextmanager
 def leaving_noticed_late() -> Iterator[None]:
     """Notice two seconds late that a client has left."""
-    whole = chat.Exchange._wait_for_disconnect
+    whole = chat.Exchange._on_leave
 
-    async def until_left(self: chat.Exchange, receive: Receive) -> None:
-        await asyncio.sleep(2.0)
-        await whole(self, receive)
+    def later(self: chat.Exchange) -> None:
+        asyncio.get_running_loop().call_later(2.0, whole, self)
 
-    with mock.patch.object(chat.Exchange, "_wait_for_disconnect", until_left):
+    with mock.patch.object(chat.Exchange, "_on_leave", later):
         yield
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dub5.service.api.peer import AsgiPeer
 from dub5.service.api.response import ResponseWriter
 from dub5.service.api.stream import trail_header
 from dub5.service.app import Service
@@ -129,11 +130,15 @@ def test_values_of_any_text(values: list[str], stream: bool) -> None:
     headers = {f"x-{n}": value for n, value in enumerate(values)} | {"content-length": "2"}
     sent: list[Any] = []
 
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
     async def send(message: Any) -> None:
         sent.append(message)
 
     async def respond() -> None:
-        writer = ResponseWriter("req", send, Timeouts(asyncio.get_running_loop().time() + 10), 10)
+        timeouts = Timeouts(asyncio.get_running_loop().time() + 10)
+        writer = ResponseWriter("req", AsgiPeer(receive, send), timeouts, 10)
         await (writer.send_heartbeat(headers) if stream else writer.send_json(200, headers, b"{}"))
 
     run(respond(), seed=1)
