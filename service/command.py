@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
@@ -25,7 +26,7 @@ from dub5.service.config.secrets import ReadVariable
 from dub5.service.config.session_secret import keep_session_secret, secret_plan
 from dub5.service.config.settings import LoadedSettings, Personality, Settings, SettingsProblems
 from dub5.service.config.shared_keys import shared_between
-from dub5.service.http_protocol import BoundedProtocol
+from dub5.service.front import protocol_of
 from dub5.service.online_check import LIMIT_S, ask_hook, ask_targets, targets
 from dub5.service.optional_parts import load_part
 from dub5.service.providers.slices import finish
@@ -250,7 +251,7 @@ def server_config(service: Service) -> uvicorn.Config:
         host=server.host,
         port=server.port,
         lifespan="on",
-        http=BoundedProtocol,
+        http=cast(Any, protocol_of(service)),
         ws=load_part("socket protocol") if service.store is not None else "none",
         ws_max_size=FRAME_BYTES_MAX,
         ws_ping_interval=PING_S,

@@ -39,6 +39,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._progressed = False
         self._head_complete = True  # between requests, and while a body arrives
         self._head_clock: asyncio.TimerHandle | None = None
+        self._idle_since_s: float | None = None  # the end of the last response, until the next byte comes
+        self._idle_clock: asyncio.TimerHandle | None = None
         self._upgrade_head: bytes | None = None  # a head that asked for an upgrade, without that
         self._socket_head: bytes | None = None  # a WebSocket handshake
 
@@ -48,6 +50,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_clock()
+        if self._idle_clock is not None:
+            self._idle_clock.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -86,6 +90,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._head_complete, self._progressed = False, True
+        self._begin_head()
+
+    def _begin_head(self) -> None:
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -101,6 +108,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._head_complete = self._progressed = True
         self._stop_head_clock()
+        self._start_request()
+
+    def _start_request(self) -> None:
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -169,6 +179,33 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._refuse(RequestTimeout(f"The head of the request was not whole after {HEAD_S:.0f} s."))
+
+    def on_response_complete(self) -> None:
+        """Start the next request, or wait for it. The server's own way sets a timer for each request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since_s = self.loop.time()
+        if self._idle_clock is None:
+            self._idle_clock = self.loop.call_later(self.timeout_keep_alive, self._on_idle_clock)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since_s = None
+
+    def _on_idle_clock(self) -> None:
+        """Close the connection if nothing has come for long enough, else look again when it may be so."""
+        self._idle_clock = None
+        if self._idle_since_s is None or self.transport.is_closing():
+            return
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._idle_clock = self.loop.call_later(left_s, self._on_idle_clock)
+        else:
+            self.transport.close()
 
     def _refuse(self, error: GatewayError) -> None:
         """Send the error and close, unless a response is under way: then only close."""

@@ -20,14 +20,18 @@ from dub5.service.events import Events, SecurityNoted
 def with_edge(
     app: ASGIApp, settings: Callable[[], Settings], events: Events, new_id: Callable[[], str]
 ) -> ASGIApp:
-    """Return the application behind its edge, or the application itself if there is nothing to decide.
+    """Return the application behind its edge, or the application itself if there is nothing to decide."""
+    rules = edge_rules(settings)
+    return app if rules is None else EdgeApp(app, rules, events, new_id)
+
+
+def edge_rules(settings: Callable[[], Settings]) -> EdgeRules | None:
+    """Return the rules; None if there is nothing to decide.
 
     `settings` returns those in use: a reload turns sessions on and off, and changes nothing else here.
     """
     server = settings().server
-    if not EdgeRules.are_set(server):
-        return app
-    return EdgeApp(app, EdgeRules(server, lambda: settings().session is not None), events, new_id)
+    return EdgeRules(server, lambda: settings().session is not None) if EdgeRules.are_set(server) else None
 
 
 class EdgeApp:

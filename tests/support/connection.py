@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -14,10 +15,17 @@ class Connection(asyncio.Transport):
     """A client's connection: `received` is what it got; `closed_s` is when the service has closed it.
 
     Without an application, one answers that notes in `asked` what it got. `ws`: the protocol of WebSockets.
+    `make`: makes the protocol of HTTP. `client`: the address of the client.
     """
 
-    def __init__(self, app: Any = None, ws: type[asyncio.Protocol] | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        app: Any = None,
+        ws: type[asyncio.Protocol] | None = None,
+        make: Callable[..., BoundedProtocol] = BoundedProtocol,
+        client: str | None = None,
+    ) -> None:
+        super().__init__({"peername": (client, 1)} if client else {})
         self.received = b""
         self.closed_s: float | None = None
         self.asked: list[tuple[str, str, bytes]] = []
@@ -31,7 +39,8 @@ class Connection(asyncio.Transport):
         )
         self._loop = asyncio.get_running_loop()
         self.handed_to: Any = None  # the protocol that has the connection after HTTP
-        self.protocol = BoundedProtocol(config, ServerState(), {}, _loop=self._loop)
+        self.is_aborted = False
+        self.protocol = make(config=config, server_state=ServerState(), app_state={}, _loop=self._loop)
         self.protocol.connection_made(self)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -74,8 +83,9 @@ class Connection(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed_s is not None
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
+    def abort(self) -> None:
+        self.is_aborted = True
+        self.close()
 
     def pause_reading(self) -> None:
         pass

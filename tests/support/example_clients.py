@@ -66,6 +66,11 @@ def command_of(path: Path) -> list[str]:
     return [program("node"), "--experimental-websocket", "--no-warnings", str(path)]
 
 
+def _take_interrupts() -> None:
+    """Let Ctrl-C work: what a shell runs in the background, as these tests may be, begins with it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def example_clients(url: str, question: str) -> AsyncIterator[list[ExampleClient]]:
     """Run all programs at one time; each asks the question."""
@@ -75,7 +80,9 @@ async def example_clients(url: str, question: str) -> AsyncIterator[list[Example
     try:
         for name in NAMES:
             command = [*command_of(FOLDER / name), question]
-            process = await asyncio.create_subprocess_exec(*command, env=environ, **pipes)
+            process = await asyncio.create_subprocess_exec(
+                *command, env=environ, **pipes, preexec_fn=_take_interrupts
+            )
             clients.append(ExampleClient(name, process))
         yield clients
     finally:
