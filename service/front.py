@@ -232,7 +232,11 @@ class FrontProtocol(BoundedProtocol):
 
     def _begin_head(self) -> None:
         """Begin to collect a head. The application's view of it is made if it is to see it."""
-        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self.url, self.headers = b"", []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_complete:
+            self.headers.append((name.lower(), value))
 
     def _start_request(self) -> None:
         if self.url != URL or not self._is_direct():
@@ -252,16 +256,17 @@ class FrontProtocol(BoundedProtocol):
         parser, cycle = self.parser, self.cycle
         return (
             (cycle is None or cycle.response_complete)
-            and not self.expect_100_continue
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
+            and b"expect" not in dict(self.headers)
         )
 
     def _start_application(self) -> None:
-        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         HttpToolsProtocol.on_message_begin(self)
-        self.url, self.expect_100_continue = url, expect
-        self.headers += headers  # the same list as in the scope
+        self.url = url
+        for name, value in headers:
+            HttpToolsProtocol.on_header(self, name, value)
         HttpToolsProtocol.on_headers_complete(self)
 
     def _start_exchange(self, client: Any, scheme: str, edge_headers: RawHeaders) -> None:

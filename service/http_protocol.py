@@ -95,6 +95,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def _begin_head(self) -> None:
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_complete:  # what follows a chunked body is no part of the head
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large, or asks for another protocol."""
         may_be_large = self._idle_bytes + self._data_bytes > HEAD_BYTES_MAX

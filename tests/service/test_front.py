@@ -78,6 +78,9 @@ BY_FRONT = {
     "too large, in pieces": Case((*cut(sized(large(110_000)), 30_000), JSON), (413, 200), gap_s=1.0),
     "without a key": Case((JSON,), (401,), caller_keys=("sk-1",)),
     "a key": Case((sized(asked(), POST + b"Authorization: Bearer sk-1\r\n"),), caller_keys=("sk-1",)),
+    "a key behind the body": Case(
+        (CHUNKED.replace(b"x-trailer: 1", b"authorization: Bearer sk-1"),), (401,), caller_keys=("sk-1",)
+    ),
     "too many headers": Case((sized(asked(), POST + b"a: b\r\n" * 101),), (400,)),
     "an id of the client": Case((sized(asked(), POST + b"X-Request-ID: mine-1\r\n"),)),
     "an odd id": Case((sized(asked(), POST + b"x-request-id: \xff!\r\n"),)),
