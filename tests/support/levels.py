@@ -19,6 +19,7 @@ LEVELS = (
     ("study",),
     ("api", "telemetry"),
     ("app", "runtime", "online_check", "personality_trial", "reloader", "socket_protocol", "unread"),
-    ("asgi", "command", "database_command", "http_protocol", "personality_command", "work_command", "verify"),
+    ("asgi", "database_command", "front", "http_protocol", "personality_command", "work_command", "verify"),
+    ("command",),
     ("__main__",),
 )
