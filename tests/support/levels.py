@@ -19,7 +19,7 @@ LEVELS = (
     ("study",),
     ("api", "telemetry"),
     ("app", "runtime", "online_check", "personality_trial", "reloader", "socket_protocol", "unread"),
-    ("asgi", "database_command", "front", "http_protocol", "personality_command", "work_command", "verify"),
-    ("command",),
+    ("front", "http_protocol"),
+    ("asgi", "command", "database_command", "personality_command", "work_command", "verify"),
     ("__main__",),
 )
