@@ -97,7 +97,7 @@ AS_APPLICATION = {
     "two at once": Case((JSON + STREAM,), (200, 200)),
     "three at once": Case((JSON + STREAM + JSON,), (200, 200, 200)),
     "Expect": Case((POST + b"expect: 100-continue\r\n" + JSON[len(POST) :],), (100, 200)),
-    "HTTP/1.0": Case((JSON.replace(b"HTTP/1.1", b"HTTP/1.0"),)),
+    "HTTP/1.0": Case((STREAM.replace(b"HTTP/1.1", b"HTTP/1.0"),)),
     "a query": Case((JSON.replace(b"completions", b"completions?a=b"),)),
     "a slash at the end": Case((JSON.replace(b"completions", b"completions/"),)),
     "a double slash": Case((JSON.replace(b"v1/chat", b"v1//chat"),)),
@@ -250,6 +250,20 @@ async def test_paused_before_the_head() -> None:
         await asyncio.sleep(0.1)
         assert statuses(connection.received) == (200,)
         assert connection.received.endswith(b"}")
+
+
+async def test_a_large_body() -> None:
+    """A body is read no faster than its exchange takes it; afterwards the connection is read again."""
+    async with ServiceWorld(one=healthy()) as world:
+        connection, data = FrontConnection(world), sized(large(200_000))
+        paused = 0
+        for piece in cut(data, 50_000):
+            connection.protocol.data_received(piece)  # the exchange has no turn in between
+            paused += connection.is_paused
+        assert paused > 0
+        await asyncio.sleep(1)
+        assert statuses(connection.received) == (200,)
+        assert not connection.is_paused
 
 
 async def test_a_drain() -> None:

@@ -39,7 +39,7 @@ class Connection(asyncio.Transport):
         )
         self._loop = asyncio.get_running_loop()
         self.handed_to: Any = None  # the protocol that has the connection after HTTP
-        self.is_aborted = False
+        self.is_aborted = self.is_paused = False
         self.protocol = make(config=config, server_state=ServerState(), app_state={}, _loop=self._loop)
         self.protocol.connection_made(self)
 
@@ -88,7 +88,7 @@ class Connection(asyncio.Transport):
         self.close()
 
     def pause_reading(self) -> None:
-        pass
+        self.is_paused = True
 
     def resume_reading(self) -> None:
-        pass
+        self.is_paused = False
