@@ -187,19 +187,21 @@ class FrontPeer:
             await waiting
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        lines = list(map(": ".join, headers.items()))
         for name, value in self._edge_headers:
             # What a response says itself has precedence; lines of Vary add up.
             if (text := name.decode("ascii")) not in headers or text == "vary":
-                lines.append(f"{text}: {value.decode('latin-1')}\r\n")
+                lines.append(f"{text}: {value.decode('latin-1')}")
         if "connection" in headers:
             self._keep_alive = False  # `close`: nothing else is said there
         elif not self._keep_alive:
-            lines.append("connection: close\r\n")
-        lines.append("transfer-encoding: chunked\r\n\r\n" if self._chunked else "\r\n")
+            lines.append("connection: close")
+        if self._chunked:
+            lines.append("transfer-encoding: chunked")
+        lines.append("\r\n")
         protocol = self._protocol
         fixed = protocol.front.default_lines(protocol.server_state)
-        return STATUS_LINE[status] + fixed + "".join(lines).encode("latin-1", "replace")
+        return STATUS_LINE[status] + fixed + "\r\n".join(lines).encode("latin-1", "replace")
 
     def _framed(self, data: bytes, *, more: bool) -> bytes:
         if not self._chunked:
