@@ -55,7 +55,7 @@ class Limiter:
             self.limit = self._known_good = float(self._options.max)
             self._forget_at_s = inf
             self._taken_again, self._outage = True, False
-        return self.in_flight < int(self.limit)
+        return self.in_flight + 1 <= self.limit
 
     def acquire(self) -> int:
         """Count one more request in flight, where there is room. Return the era, for `release`."""
@@ -88,7 +88,8 @@ class Limiter:
             self.accepted(era)
         self.in_flight -= 1
         lowered = load is LoadSignal.DROPPED and era == self.era and self.decrease(busy, now_s, refused=True)
-        self._notify_room()
+        if self.on_room is not None:
+            self._notify_room()
         return lowered
 
     def decrease(self, busy: int, now_s: float, *, refused: bool = False) -> bool:

@@ -68,22 +68,26 @@ class ErrorRateWindow:
         self._options = options
         self._window = SlidingWindow(options.window_s, 2)
         self._last: deque[tuple[float, bool]] = deque(maxlen=LAST)
+        self._clean_from_s = 0.0  # from then on no failure counts any more; no window is longer than `LAST_S`
 
     def add(self, failed: bool, now_s: float) -> None:
         """Count one answer, or one failure that is the target's or its host's."""
+        self._window.count(now_s, CALLS)
         if failed:
-            self._window.count(now_s, CALLS, FAILURES)
-        else:
-            self._window.count(now_s, CALLS)
+            self._window.count(now_s, FAILURES)
+            self._clean_from_s = now_s + LAST_S
         self._last.append((now_s, failed))
 
     def clear(self) -> None:
         """Drop all counts."""
         self._window.clear()
         self._last.clear()
+        self._clean_from_s = 0.0
 
     def degraded(self, now_s: float) -> bool:
         """Return whether too many of the last calls failed."""
+        if now_s >= self._clean_from_s:
+            return False
         self._window.age(now_s)
         calls, failures = self._window.sums
         options = self._options

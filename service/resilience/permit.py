@@ -8,11 +8,13 @@ end        once, whatever happened: releases what the permit holds, and reports 
 from collections.abc import Mapping
 from dataclasses import replace
 
+from msgspec import Struct
+
 from dub5.service.events import LimitLowered
 from dub5.service.model import Caller, Usage
 from dub5.service.providers.quota_left import QuotaHeaders
 from dub5.service.resilience.caller_failures import OwnPermit
-from dub5.service.resilience.circuit_breaker import WAITED_S, BreakerPermit, CallOutcome
+from dub5.service.resilience.circuit_breaker import SUCCESS, WAITED_S, BreakerPermit, CallOutcome
 from dub5.service.resilience.classify import Blame, Classification, Then
 from dub5.service.resilience.concurrency_limit import LoadSignal
 from dub5.service.resilience.health import Health
@@ -24,67 +26,38 @@ HEDGE_LOST = "hedge_lost"
 LONG_ANSWER = "whole_answer_timeout"
 PATIENCE = 2.0  # nothing is slow, or proved by an abandoned attempt, before so many times the usual latency
 CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})
+# Read from here, for it takes twice as long to read a member from its class.
+ACCEPTED, UNKNOWN = LoadSignal.ACCEPTED, LoadSignal.UNKNOWN
+HEALTHY, VALID = Health.HEALTHY, KeyVerdict.VALID
 
 
-class Permit:
-    """A permit for one attempt. Call `end` when it is over, whatever happened; only the first call counts."""
+class Permit(Struct, eq=False):
+    """A permit for one attempt. Call `end` when it is over, whatever happened; only the first call counts.
 
-    __slots__ = (
-        "_committed",
-        "_doubted",
-        "_ended",
-        "_entered_s",
-        "_host_permit",
-        "_in_flight_then",
-        "_key",
-        "_limit_era",
-        "_overdue",
-        "_own",
-        "_own_failure",
-        "_slow",
-        "_slow_share",
-        "_state",
-        "_target_permit",
-        "_waits",
-        "caller",
-        "probe",
-        "stalled",
-        "streams",
-        "usual_s",
-    )
+    `permit_call` makes it.
+    """
 
-    def __init__(
-        self,
-        state: TargetState,
-        key: ProviderKey,
-        target_permit: BreakerPermit,
-        host_permit: BreakerPermit,
-        slow_share: float,
-        caller: Caller,
-        own: OwnPermit | None,
-    ) -> None:
-        self.probe = target_permit.probe or host_permit.probe
-        self._state = state
-        self._slow_share = slow_share
-        self._key = key
-        self._target_permit = target_permit
-        self._host_permit = host_permit
-        self.caller = caller
-        self._own = own  # from the caller's own record, if it has one
-        if own is not None and own.probe:
-            self.probe = True
-        self._own_failure: bool | None = None  # it counts there alone; None: it has not failed
-        self._slow = self._ended = self._committed = False
-        self.streams = False  # the answer is to come as a stream
-        self._doubted: Classification | None = None  # a refusal of the key that is not believed
-        self.usual_s: float | None = None  # the target's latency for such requests, as far as it is known
-        self.stalled = False  # it has taken too long, and counts as a failure of its target
-        self._entered_s = state.last_asked_s
-        self._limit_era = state.provider.limiter.acquire()
-        self._in_flight_then = state.provider.limiter.in_flight
-        state.in_flight += 1
-        state.waiting += 1
-        self._waits, self._overdue = True, False
+    probe: bool
+    caller: Caller
+    _state: TargetState
+    _key: ProviderKey
+    _target_permit: BreakerPermit
+    _host_permit: BreakerPermit
+    _own: OwnPermit | None  # from the caller's own record, if it has one
+    _slow_share: float
+    _limit_era: int
+    _in_flight_then: int
+    _entered_s: float
+    streams: bool = False  # the answer is to come as a stream
+    usual_s: float | None = None  # the target's latency for such requests, as far as it is known
+    stalled: bool = False  # it has taken too long, and counts as a failure of its target
+    _own_failure: bool | None = None  # it counts there alone; None: it has not failed
+    _doubted: Classification | None = None  # a refusal of the key that is not believed
+    _waits: bool = True
+    _overdue: bool = False
+    _slow: bool = False
+    _committed: bool = False
+    _ended: bool = False
 
     @property
     def key(self) -> str | None:
@@ -106,13 +79,13 @@ class Permit:
         self._committed = True
         self._stop_waiting()
         self._state.refusals.since_s = None
-        if self._key.state.verdict is not KeyVerdict.VALID or self._key.refuses_model:
+        if self._key.state.verdict is not VALID or self._key.refuses_model:
             self._key.state.note_accepted(self._entered_s, self._key)
         self._state.note_answer(self._entered_s, now_s)
         self._note_queue_delay(now_s)
         was_closed = self._state.is_closed
-        self._host_permit.end(CallOutcome.SUCCESS, now_s)
-        self._target_permit.commit(CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS, now_s)
+        self._host_permit.end(SUCCESS, now_s)
+        self._target_permit.commit(CallOutcome.SLOW if self._slow else SUCCESS, now_s)
         if self._own is not None:
             self._own.commit(now_s)
         if not was_closed:
@@ -184,11 +157,11 @@ class Permit:
             self._stop_waiting()
         not_before_s = 0.0
         if classification is None:
-            outcome = CallOutcome.SLOW if self._slow else CallOutcome.SUCCESS
+            outcome = CallOutcome.SLOW if self._slow else SUCCESS
             state.refusals.since_s = None
             if not self._committed:  # the end of a stream that began long ago says nothing of new calls
                 state.note_answer(self._entered_s, now_s)
-                if self._key.state.verdict is not KeyVerdict.VALID or self._key.refuses_model:
+                if self._key.state.verdict is not VALID or self._key.refuses_model:
                     self._key.state.note_accepted(self._entered_s, self._key)
             state.error_rate.add(False, now_s)
             if self._own is not None:
@@ -202,7 +175,7 @@ class Permit:
         if not was_closed:
             state.note_recovery(now_s)
         self._release_limiter(classification, now_s)
-        if classification is not None or self._slow or state.reported_health is not Health.HEALTHY:
+        if classification is not None or self._slow or state.reported_health is not HEALTHY:
             state.health(now_s)  # emits an event if it has changed
 
     def _end_failed(self, classification: Classification, now_s: float) -> tuple[Classification, CallOutcome]:
@@ -289,17 +262,17 @@ class Permit:
         limiter = self._state.provider.limiter
         if classification is None:
             # A stream was accepted when it began.
-            load = LoadSignal.UNKNOWN if self._committed else LoadSignal.ACCEPTED
+            load = UNKNOWN if self._committed else ACCEPTED
             if not self._committed:
                 self._note_queue_delay(now_s)
         else:
             if not self._committed and classification.reason in CLIENT_GAVE_UP and not self._own_failure:
                 self._note_queue_delay(now_s, unanswered=True)
-            load = LoadSignal.DROPPED if classification.overload else LoadSignal.UNKNOWN
-        before = int(limiter.limit)
+            load = LoadSignal.DROPPED if classification.overload else UNKNOWN
+        before = limiter.limit
         if limiter.release(self._limit_era, load, now_s):
-            why = classification.reason if classification else ""
-            self._state.events.emit(LimitLowered(self._state.provider.name, before, int(limiter.limit), why))
+            name, why = self._state.provider.name, classification.reason if classification else ""
+            self._state.events.emit(LimitLowered(name, int(before), int(limiter.limit), why))
 
     def _is_only_long(self, classification: Classification) -> bool:
         """Return whether the target gave answers while this one took too long: it is long, not stalled."""
@@ -352,6 +325,35 @@ class Permit:
         state.health(now_s)
 
 
+def permit_call(
+    state: TargetState,
+    key: ProviderKey,
+    target_permit: BreakerPermit,
+    host_permit: BreakerPermit,
+    own: OwnPermit | None,
+    caller: Caller,
+    slow_share: float,
+) -> Permit:
+    """Take a place at the target and its provider. Return the permit, whose end gives it back."""
+    limiter = state.provider.limiter
+    era = limiter.acquire()
+    state.in_flight += 1
+    state.waiting += 1
+    return Permit(
+        target_permit.probe or host_permit.probe or (own is not None and own.probe),
+        caller,
+        state,
+        key,
+        target_permit,
+        host_permit,
+        own,
+        slow_share,
+        era,
+        limiter.in_flight,
+        state.last_asked_s,
+    )
+
+
 def _target_outcome(classification: Classification, slow: bool) -> CallOutcome:
     """Return the outcome for the target: one that finds a request too large is up; a refusal says nothing."""
     if classification.then is Then.ASK_ANOTHER:
@@ -365,4 +367,4 @@ def _host_outcome(classification: Classification | None, reached: bool) -> CallO
     """Return the outcome for the host: any status proves it up, unless an edge in front reports it down."""
     if classification is not None and classification.blame is Blame.HOST:
         return CallOutcome.FAILURE
-    return CallOutcome.SUCCESS if reached else CallOutcome.IGNORED
+    return SUCCESS if reached else CallOutcome.IGNORED

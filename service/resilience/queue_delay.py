@@ -54,14 +54,12 @@ class QueueDelayDetector:
         `busy`: the requests in flight when it was sent. `usual_s`: the usual latency of such requests, where
         it is known. `unanswered`: the client gave up after `took_s`.
         """
-        self._rotate(now_s)
-        if not unanswered:
-            self._best_s = min(self._best_s, took_s)
+        if now_s >= self._rotate_at_s:
+            self._rotate(now_s)
+        if not unanswered and took_s < self._best_s:
+            self._best_s = took_s
         best_s = min(self._best_s, self._best_before_s)
-        usual_s = best_s if usual_s is None or usual_s < LONG_S else max(best_s, usual_s)
-        if now_s < self._believed_until_s:
-            usual_s = max(usual_s, self._usual_s)
-        if took_s <= max(TIMES * usual_s, usual_s + SLACK_S):
+        if took_s <= SLACK_S or took_s <= self._late_after_s(best_s, usual_s, now_s):
             if not unanswered:
                 self._late_since_s = None
                 if self._late:
@@ -83,6 +81,12 @@ class QueueDelayDetector:
         self._late.clear()
         return False
 
+    def _late_after_s(self, best_s: float, usual_s: float | None, now_s: float) -> float:
+        usual_s = best_s if usual_s is None or usual_s < LONG_S else max(best_s, usual_s)
+        if now_s < self._believed_until_s:
+            usual_s = max(usual_s, self._usual_s)
+        return max(TIMES * usual_s, usual_s + SLACK_S)
+
     def _is_usual(self) -> bool:
         """Return whether answers took as long where far more requests were in flight: no queue is so."""
         by_busy = sorted(self._late, key=itemgetter(1))
@@ -94,9 +98,8 @@ class QueueDelayDetector:
         return 1.0 / like < many_s / few_s < like
 
     def _rotate(self, now_s: float) -> None:
-        if now_s >= self._rotate_at_s:
-            self._best_before_s = self._best_s if now_s < self._rotate_at_s + BEST_S else inf
-            self._best_s, self._rotate_at_s = inf, now_s + BEST_S
+        self._best_before_s = self._best_s if now_s < self._rotate_at_s + BEST_S else inf
+        self._best_s, self._rotate_at_s = inf, now_s + BEST_S
 
 
 def _medians(answers: Sequence[tuple[float, int]]) -> tuple[float, float]:

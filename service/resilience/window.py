@@ -5,6 +5,7 @@ nothing.
 """
 
 from collections import deque
+from math import inf
 
 
 class SlidingWindow:
@@ -14,30 +15,21 @@ class SlidingWindow:
         self.sums = [0] * counts
         self._length_s = length_s
         self._buckets: deque[tuple[int, list[int]]] = deque()
-        self._second = -1  # of the last bucket
-        self._last = self.sums
+        self._last = self.sums  # the counts of the last bucket,
+        self._ends_s = -inf  # which takes no more from then on
 
-    def count(self, now_s: float, which: int, also: int | None = None) -> None:
-        """Add one to one or two of the counts, given by their indices in `sums`."""
-        second = int(now_s)
-        if second != self._second:
-            self.age(now_s)
-            self._second, self._last = second, [0] * len(self.sums)
-            self._buckets.append((second, self._last))
-        sums, last = self.sums, self._last
-        last[which] += 1
-        sums[which] += 1
-        if also is not None:
-            last[also] += 1
-            sums[also] += 1
+    def count(self, now_s: float, which: int) -> None:
+        """Add one to one of the counts, given by its index in `sums`."""
+        if now_s >= self._ends_s:
+            self._begin(int(now_s))
+        self._last[which] += 1
+        self.sums[which] += 1
 
     def age(self, now_s: float) -> None:
         """Drop the buckets that are older than the window."""
         buckets, oldest = self._buckets, int(now_s) - self._length_s
         while buckets and buckets[0][0] <= oldest:
-            second, counts = buckets.popleft()
-            if second == self._second:
-                self._second = -1
+            _, counts = buckets.popleft()
             for i, amount in enumerate(counts):
                 self.sums[i] -= amount
 
@@ -45,4 +37,9 @@ class SlidingWindow:
         """Drop all counts."""
         self._buckets.clear()
         self.sums = [0] * len(self.sums)
-        self._second = -1
+        self._ends_s = -inf
+
+    def _begin(self, second: int) -> None:
+        self.age(second)
+        self._last, self._ends_s = [0] * len(self.sums), second + 1.0
+        self._buckets.append((second, self._last))

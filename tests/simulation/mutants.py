@@ -107,8 +107,8 @@ def retry_after_commit() -> Iterator[None]:
                 state.host_breaker.try_acquire(now_s),
             )
             assert breaker_permit is not None and host_permit is not None
-            permit = Permit(
-                state, lost._permit._key, breaker_permit, host_permit, 1.0, lost._permit.caller, None
+            permit = permits.permit_call(
+                state, lost._permit._key, breaker_permit, host_permit, None, lost._permit.caller, 1.0
             )
             once_more = Attempt(lost.dependencies, lost.context, self.target, permit, lost.timeouts, "retry")
             try:

@@ -24,7 +24,8 @@ def test_sums_equal_a_plain_list(length_s: int, start_s: float, steps: list[Step
 
     for pause_s, counted in steps:
         now_s += pause_s
-        window.count(now_s, *counted)
+        for which in counted:
+            window.count(now_s, which)
         everything += [(now_s, which) for which in counted]
         assert window.sums == as_listed()
     now_s += idle_s
@@ -38,7 +39,8 @@ def test_it_keeps_no_more_than_one_bucket_a_second(length_s: int, steps: list[St
     window, now_s = SlidingWindow(length_s, 2), 0.0
     for pause_s, counted in steps * 3:
         now_s += pause_s / 10
-        window.count(now_s, *counted)
+        for which in counted:
+            window.count(now_s, which)
         assert len(window._buckets) <= length_s
 
 
