@@ -116,14 +116,12 @@ class Gateway:
         deliver_whole: bool = False,
     ) -> RequestContext:
         """Return the context of a request to this route."""
-        settings, has_fallback = route.settings, False
+        settings = route.settings
+        has_fallback: bool | None = False
         if isinstance(request, ChatRequest):
             if route.json_by_prompt and Feature.JSON_OBJECT in required_features(request):
                 request = replace(request, json_by_prompt=True)
-            upstreams = self.failover.dependencies.upstreams
-            has_fallback = route.fallbacks.allowed_for(request) or not all(
-                upstreams[target].supports(request) for target in route.targets
-            )
+            has_fallback = route.fallbacks.allowed_for(request) or None
         return RequestContext(
             request,
             settings.name,
@@ -140,12 +138,12 @@ class Gateway:
         request, deadline_s = context.request, context.timeouts.deadline_s
         assert isinstance(request, ChatRequest), "embeddings requests go to `embed`"
         key = self.cache.key(request, route.settings.cache, route.fingerprint)
-        fallback_allowed = context.has_fallback and route.fallbacks.allowed_for(request)
+        fallback_allowed = context.has_fallback
         if fallback_allowed:  # a shorter deadline, if its settings have one
             context.timeouts.deadline_s = route.fallbacks.until_s(context.started_s, deadline_s)
         try:
             if key is None:
-                return _to_answer(await self._run(context, route))
+                return _to_answer(await self._run(context, route, route.targets))
             return await self._from_cache(context, route, key) or await self._ask_shared(context, route, key)
         except FALLBACK_ERRORS as error:
             if not fallback_allowed:
@@ -193,7 +191,7 @@ class Gateway:
         if hit is not None:  # another process has got the answer meanwhile
             return _replay(hit, context.request)
         try:
-            answer = await self._run(context, route)
+            answer = await self._run(context, route, route.targets)
         except BaseException:
             await self.cache.release(key)
             raise
@@ -221,9 +219,16 @@ class Gateway:
         except TimedOut:
             return None
 
-    async def _run(self, context: RequestContext, route: Route) -> ProviderAnswer:
-        await self.queue.acquire(context, self.failover.fleet, route.targets)
-        return await self.failover.run(context, self._order(context, route, route.targets))
+    async def _run(self, context: RequestContext, route: Route, targets: Sequence[Target]) -> ProviderAnswer:
+        fleet, now_s = self.failover.fleet, clock.now()
+        if not self.queue.may_pass(fleet, targets, now_s):
+            await self.queue.wait(context, fleet, targets)
+            now_s = clock.now()
+        if len(targets) > 1:
+            caller = context.request.caller
+            scores = {target: fleet.score(target, now_s, caller) for target in targets}
+            targets = order(targets, route.settings.policy, scores, self._rng)
+        return await self.failover.run(context, targets, now_s)
 
     async def _refresh(self, before: RequestContext, route: Route, key: CacheKey) -> None:
         """Refresh a stale answer, unless another request does. Equal requests may join the call."""
@@ -269,15 +274,9 @@ class Gateway:
         if not embedders:
             raise InvalidRequest(f"Model {route.settings.name!r} does not support embeddings.", param="model")
         same_model = [target for target in embedders if target.model == embedders[0].model]
-        await self.queue.acquire(context, self.failover.fleet, same_model)
-        answer = await self.failover.run(context, self._order(context, route, same_model))
+        answer = await self._run(context, route, same_model)
         assert isinstance(answer, BufferedAnswer), "embeddings are not streamed"
         return Answer(answer.target.name, reply=answer.reply)
-
-    def _order(self, context: RequestContext, route: Route, targets: Sequence[Target]) -> list[Target]:
-        fleet, now_s, caller = self.failover.fleet, clock.now(), context.request.caller
-        score = lambda target: fleet.score(target, now_s, caller)
-        return order(targets, route.settings.policy, score, self._rng)
 
     def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -1,16 +1,17 @@
 """Request queue: holds requests while all providers that could answer them are at capacity.
 
-    acquire --a target may be called, and no request waits for it-----------------> go on
-      '--all at capacity--> high | normal | low --a slot is free, it is called----> go on
+    may_pass --a target may be called, and no request waits for it----------------> go on
+      '--wait, all at capacity--> high | normal | low --a slot is free, it is called--> go on
                               |-- its client disconnected            (one call for each slot)
                               |-- the remaining deadline is too short for an answer    503 deadline_exceeded
                               |-- the queue stands, and it waited more than twice the target  503 overloaded
                               '-- too many wait: the oldest of the lowest class        503 overloaded
 
-Call `await Queue.acquire(...)`, and call a target in the same step. A moving queue is served first in, first
-out; a standing one (codel.py) newest first, because the client of the oldest request is nearest to giving up.
-No slot is reserved: a request that is called checks again, in the same step in which it calls a target, and
-keeps its position if another request was faster. One request is called at a time, and calls the next.
+Call `Queue.may_pass(...)`, else `await Queue.wait(...)`, and call a target in the same step. A moving queue
+is served first in, first out; a standing one (codel.py) newest first, because the client of the oldest
+request is nearest to giving up. No slot is reserved: a request that is called checks again, in the same step
+in which it calls a target, and keeps its position if another request was faster. One request is called at a
+time, and calls the next.
 
 A request that waits for one provider holds back none that needs another: a newcomer passes where a provider
 has room that nobody waits for, and "too many" are counted for each provider.
@@ -48,15 +49,7 @@ class Queue:
         self._called: Waiter | None = None  # called, and has not gone on yet
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, context: RequestContext, fleet: Fleet, targets: Sequence[Target]) -> None:
-        """Wait until one of the targets may be called, which must happen in the same step.
-
-        Raises Overloaded, DeadlineExceeded.
-        """
-        if not self._may_pass(fleet, targets, clock.now()):
-            await self._wait(context, fleet, targets)
-
-    def _may_pass(self, fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
+    def may_pass(self, fleet: Fleet, targets: Sequence[Target], now_s: float) -> bool:
         """Return whether a request need not wait. It leaves alone the providers that others wait for."""
         if self.waiting:
             wanted = {name for wait_queue in self._nonempty() for name in wait_queue.providers}
@@ -64,7 +57,11 @@ class Queue:
                 return fleet.may_ask_any([t for t in targets if t.provider not in wanted], now_s)
         return not self.options.waiting_max or not fleet.must_wait(targets, now_s)
 
-    async def _wait(self, context: RequestContext, fleet: Fleet, targets: Sequence[Target]) -> None:
+    async def wait(self, context: RequestContext, fleet: Fleet, targets: Sequence[Target]) -> None:
+        """Wait until one of the targets may be called, which must happen in the same step.
+
+        Raises Overloaded, DeadlineExceeded.
+        """
         now_s, began_ns, loop = clock.now(), clock.tick_ns(), asyncio.get_running_loop()
         waiter = Waiter(
             self._wait_queue(fleet, tuple(targets)),

@@ -109,11 +109,10 @@ class Attempt:
         context, options = self.context, self.context.timeout_options
         call = await self._encode_in_steps() if context.request.large else None
         wire_request = self._request(fresh, call)
-        name, limit_s = (
-            ("first_token", options.first_token_s)
-            if context.request.stream
-            else ("whole_answer", options.whole_answer_s)
-        )
+        if self._permit.streams:
+            name, limit_s = "first_token", options.first_token_s
+        else:
+            name, limit_s = "whole_answer", options.whole_answer_s
         silent_s = silent_after_s(self._permit.usual_s, options)
         if self._permit.probe:  # probes that hang must not heap up
             limit_s = min(limit_s, PROBE_MAX_S if self._permit.usual_s is None else silent_s)
@@ -133,7 +132,7 @@ class Attempt:
         self._latency.add(took_s, now_s)
         if isinstance(answer, BufferedAnswer):
             self.usage = answer.reply.usage
-            self.end(None)
+            self.end(None, now_s)
             await self.close()
         else:
             slow_s = limit_s
@@ -179,7 +178,7 @@ class Attempt:
             self._tells_quota = True
             self._permit.note_quota(dialect.quota_headers, response.headers, clock.now())
         request = self.context.request
-        if isinstance(request, EmbedRequest) or not request.stream:
+        if isinstance(request, EmbedRequest) or not self._permit.streams:
             return BufferedAnswer(
                 self.target,
                 decode_reply(dialect, request, await body.whole(self.dependencies.answer_bytes_max)),
@@ -261,7 +260,8 @@ class Attempt:
 
     def _request_to_encode(self) -> AnyRequest:
         request = self.context.request
-        if not fits(request, self._upstream.context_tokens):
+        context_tokens = self._upstream.context_tokens
+        if context_tokens is not None and not fits(request, context_tokens):
             raise Unsupported(Feature.LONG_CONTEXT)
         plain_targets = self.dependencies.plain_targets
         plain = self.kind == PLAIN or (plain_targets and self.target in plain_targets)
@@ -269,12 +269,15 @@ class Attempt:
             request = msgspec.structs.replace(request, plain=True)
         return request
 
-    def end(self, classification: Classification | None) -> None:
-        """End the attempt. None: it brought its whole answer. Only the first call counts."""
+    def end(self, classification: Classification | None, now_s: float | None = None) -> None:
+        """End the attempt. None: it brought its whole answer. Only the first call counts.
+
+        `now_s`: the time, where it has just been read.
+        """
         if self._ended:
             return
         self._ended = True
-        now_s, context = clock.now(), self.context
+        now_s, context = clock.now() if now_s is None else now_s, self.context
         if classification is SUPERSEDED and self.first_token_s is None:
             # Or only quick answers would be observed.
             waited_s = now_s - self.started_s

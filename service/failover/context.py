@@ -5,7 +5,7 @@ Upstream         one target: address, dialect, price, capabilities
 Dependencies     what all attempts share: wire, fleet, upstreams, events, hedges, retries
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -71,7 +71,9 @@ class RequestContext(Struct):
     timeouts: Timeouts
     started_s: float
     deliver_whole: bool = False  # a stream is held to its end, so that it can fail over until then
-    has_fallback: bool = False  # an answer can be given at once where only a probe could bring one
+    # An answer can be given at once where only a probe could bring one; None: not looked at yet.
+    has_fallback: bool | None = False
+    targets: Sequence[Target] = ()  # of its route, in the order in which they are tried
     progress: Progress = msgspec.field(default_factory=Progress)
     shared: bool = False  # its attempts are counted with another request, which shares its answer
     latency_class: int = 0  # of the request, as hedging.py numbers them

@@ -42,9 +42,9 @@ class HedgeTimer:
         self._asks_again = False  # a timer does, for the reason `silent`
         self._handles: list[asyncio.TimerHandle] = []
 
-    def schedule(self) -> None:
+    def schedule(self, now_s: float) -> None:
         """Hedge the attempt when it becomes slow or late."""
-        context, left_s = self._context, self._timeouts.deadline_s - clock.now()
+        context, left_s = self._context, self._timeouts.deadline_s - now_s
         hedges, options, stream = self._dependencies.hedges, context.timeout_options, context.request.stream
         delays_s = hedge_delays_s(hedges, self._target, context.latency_class, stream, options, left_s)
         for why, delay_s in delays_s.items():

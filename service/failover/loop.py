@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from dub5.service import clock
 from dub5.service.errors import GatewayError
 from dub5.service.failover.attempt import (
@@ -47,11 +49,11 @@ class Failover:
         self.fleet: Fleet = dependencies.fleet
         self.branches = BranchPool()
 
-    async def run(self, context: RequestContext, targets: Sequence[Target]) -> ProviderAnswer:
+    async def run(self, context: RequestContext, targets: Sequence[Target], now_s: float) -> ProviderAnswer:
         """Return the first answer. The trail in `context` lists the attempts. Raises GatewayError."""
-        self.dependencies.hedges.note_request(clock.now())
-        context.latency_class = latency_class(context.request)
-        answer = await _FailoverLoop(self, context, context.timeouts).run(targets)
+        self.dependencies.hedges.note_request(now_s)
+        context.targets, context.latency_class = targets, latency_class(context.request)
+        answer = await _FailoverLoop(self, self.fleet, context, context.timeouts).run(targets)
         if answer is None:
             raise self._exhausted_error(context, targets)
         context.progress.answered = True
@@ -62,7 +64,7 @@ class Failover:
     async def probe(self, context: RequestContext, target: Target) -> None:
         """Ask one target whether it is back. Its circuit breaker and health record the answer."""
         context.latency_class = latency_class(context.request)
-        loop = _FailoverLoop(self, context, context.timeouts)
+        loop = _FailoverLoop(self, self.fleet, context, context.timeouts)
         answer = await loop._try_targets([target], _Start("probe", DEPOSIT))
         if isinstance(answer, StreamedAnswer):
             await answer.aclose(SUPERSEDED)
@@ -99,25 +101,22 @@ class _Start(NamedTuple):
 FIRST = _Start("first", DEPOSIT)
 
 
-class _FailoverLoop:
+class _FailoverLoop(Struct, eq=False):
     """The loop over targets, for one request or one of its branches. `timeouts` are those of its task."""
 
-    def __init__(
-        self, failover: Failover, context: RequestContext, timeouts: Timeouts, branch: Branch | None = None
-    ) -> None:
-        self._branch = branch  # None: the request's main attempts
-        self._failover = failover
-        self._fleet = failover.fleet
-        self._context = context
-        self._timeouts = timeouts
-        self._race: Race | None = None
-        self._last_resorts: list[Target] = []  # skipped, though better than no target
+    _failover: Failover
+    _fleet: Fleet
+    _context: RequestContext
+    _timeouts: Timeouts
+    _branch: Branch | None = None  # None: the request's main attempts
+    _race: Race | None = None
+    _last_resorts: list[Target] = []  # skipped, though better than no target
 
     async def run(
         self, targets: Sequence[Target], start: _Start = FIRST, last_resorts: Sequence[Target] = ()
     ) -> ProviderAnswer | None:
         """Return the first answer of the targets, then of the last resorts."""
-        self._last_resorts += last_resorts
+        self._last_resorts = list(last_resorts)
         try:
             answer = await self._try_targets(targets, start)
             if answer is None and self._last_resorts:
@@ -160,7 +159,7 @@ class _FailoverLoop:
                 return None
             attempts = self._attempts(target, rest, last_resort=last_resort)
             if rest and not has_side_effects:
-                self._schedule_hedge(attempts, rest)
+                self._schedule_hedge(attempts, rest, now_s)
             try:
                 answer = await attempts.run(permit, start.kind)
             finally:
@@ -193,14 +192,7 @@ class _FailoverLoop:
     ) -> TargetAttempts:
         dependencies, context, timeouts = self._failover.dependencies, self._context, self._timeouts
         return TargetAttempts(
-            dependencies,
-            context,
-            timeouts,
-            target,
-            rest,
-            self._others,
-            self._branch,
-            last_resort=last_resort,
+            dependencies, context, timeouts, target, rest, self._others, self._branch, last_resort
         )
 
     def _others(self, rest: Sequence[Target]) -> Sequence[Target] | None:
@@ -208,13 +200,13 @@ class _FailoverLoop:
             return None
         return *rest, *self._last_resorts
 
-    def _schedule_hedge(self, attempts: TargetAttempts, rest: Sequence[Target]) -> None:
+    def _schedule_hedge(self, attempts: TargetAttempts, rest: Sequence[Target], now_s: float) -> None:
         failover, context, timeouts = self._failover, self._context, self._timeouts
         start, target = partial(self._branch_off, Purpose.HEDGE), attempts.target
         timer = HedgeTimer(failover.dependencies, context, timeouts, target, rest, start)
         attempts.timer = timer
         if self._branch is None:  # a branch is hedged only where its target is silent
-            timer.schedule()
+            timer.schedule(now_s)
 
     def _needs_branch(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> bool:
         """Return whether the target may be down or degraded while another one can be asked in parallel."""
@@ -222,8 +214,16 @@ class _FailoverLoop:
             return False
         if permit.probe:
             others, caller = (*rest, *self._last_resorts), self._context.request.caller
-            return self._context.has_fallback or self._fleet.may_ask_any(others, now_s, caller)
-        return not self._fleet.is_healthy(target, now_s) and self._any_healthy(rest, now_s)
+            return self._has_fallback() or self._fleet.may_ask_any(others, now_s, caller)
+        # A single target is not looked at: there is nothing to ask in its place.
+        return bool(rest) and not self._fleet.is_healthy(target, now_s) and self._any_healthy(rest, now_s)
+
+    def _has_fallback(self) -> bool:
+        """Return whether an answer can be given at once: a fallback, or that a target lacks a feature."""
+        context, upstreams = self._context, self._failover.dependencies.upstreams
+        if context.has_fallback is None:
+            context.has_fallback = not all(upstreams[t].supports(context.request) for t in context.targets)
+        return context.has_fallback
 
     def _start_probe(self, target: Target, permit: Permit, rest: Sequence[Target], now_s: float) -> None:
         """Start two branches: a probe or canary request at this target, and the rest of the targets."""
@@ -240,7 +240,7 @@ class _FailoverLoop:
                 self._timeouts, clock.now()
             ):  # the event loop stood still before the branch began
                 return None
-            loop = _FailoverLoop(failover, context, timeouts, branch)
+            loop = _FailoverLoop(failover, failover.fleet, context, timeouts, branch)
             return await loop._attempts(target, rest).run(permit, kind)
 
         emit_hedged(failover.dependencies.events, context, target, why)
@@ -257,7 +257,7 @@ class _FailoverLoop:
         last_resorts, self._last_resorts = self._last_resorts, []
 
         def work(branch: Branch, timeouts: Timeouts) -> Awaitable[ProviderAnswer | None]:
-            loop = _FailoverLoop(self._failover, self._context, timeouts, branch)
+            loop = _FailoverLoop(self._failover, self._fleet, self._context, timeouts, branch)
             return loop.run(targets, _Start("hedge", charge), last_resorts)
 
         self._join_race(Branch(self._context, purpose, self._timeouts.deadline_s, work))

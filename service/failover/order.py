@@ -7,7 +7,7 @@ No target is left out: whether a target may be called is decided when its turn c
 less load: peak-sensitive time to first token times requests in flight, as Finagle's P2C with peak EWMA.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from dub5.service.config.settings import PolicyName
@@ -16,18 +16,17 @@ from dub5.service.resilience.health import RoutingScore
 
 
 def order(
-    targets: Sequence[Target], policy: PolicyName, score: Callable[[Target], RoutingScore], rng: Random
+    targets: Sequence[Target], policy: PolicyName, scores: Mapping[Target, RoutingScore], rng: Random
 ) -> list[Target]:
     """Return the targets in the order in which they should be tried."""
-    if len(targets) == 1:
-        return list(targets)
-    scores = {target: score(target) for target in targets}
     if policy == "balanced":
         targets = _two_choices(targets, scores, rng)
     return sorted(targets, key=lambda target: scores[target].rank)
 
 
-def _two_choices(targets: Sequence[Target], scores: dict[Target, RoutingScore], rng: Random) -> list[Target]:
+def _two_choices(
+    targets: Sequence[Target], scores: Mapping[Target, RoutingScore], rng: Random
+) -> list[Target]:
     left, chosen = [(scores[target].load_s, target) for target in targets], []
     for last in range(len(left) - 1, 0, -1):
         one, other = int(rng.random() * (last + 1)), int(rng.random() * last)

@@ -8,9 +8,10 @@ The result is an answer, or None: go on to the next target.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+
+from msgspec import Struct
 
 from dub5.service import clock
 from dub5.service.failover.attempt import (
@@ -34,7 +35,6 @@ from dub5.service.resilience.retry import RetryDecision, RetryState, decide_retr
 from dub5.service.resilience.target import NotPermitted
 from dub5.service.timeouts import NEVER, CutShort, TimedOut, Timeouts
 
-T = TypeVar("T")
 OURS = "stream_options"  # a field that we add to each stream
 HISTORY_WORDS = (
     "message",
@@ -48,37 +48,25 @@ HISTORY_WORDS = (
 )
 
 
-class TargetAttempts:
+class TargetAttempts(Struct, eq=False):
     """The attempts at `target`. `timeouts` are those of the task that makes them.
 
     `others` adds what else may be tried to the `rest` of the targets; None where a branch has the answer.
     `last_resort`: the target is one, so keys that rest for a forecast are used, too.
     """
 
-    def __init__(
-        self,
-        dependencies: Dependencies,
-        context: RequestContext,
-        timeouts: Timeouts,
-        target: Target,
-        rest: Sequence[Target],
-        others: Callable[[Sequence[Target]], Sequence[Target] | None],
-        branch: Branch | None = None,
-        *,
-        last_resort: bool = False,
-    ) -> None:
-        self.target = target
-        self.timer: HedgeTimer | None = None
-        self._dependencies = dependencies
-        self._context = context
-        self._timeouts = timeouts
-        self._rest = rest
-        self._others = others
-        self._branch = branch  # None: the request's main attempts
-        self._last_resort = last_resort
-        self._doubted: tuple[Permit, ...] = ()
-        self._had_begun = False  # the last answer, before it failed
-        self._refuses_ours = False
+    _dependencies: Dependencies
+    _context: RequestContext
+    _timeouts: Timeouts
+    target: Target
+    _rest: Sequence[Target]
+    _others: Callable[[Sequence[Target]], Sequence[Target] | None]
+    _branch: Branch | None  # None: the request's main attempts
+    _last_resort: bool
+    timer: HedgeTimer | None = None
+    _doubted: tuple[Permit, ...] = ()
+    _had_begun: bool = False  # the last answer, before it failed
+    _refuses_ours: bool = False
 
     async def run(self, permit: Permit, kind: str) -> ProviderAnswer | None:
         """Return the target's answer; None if there is none."""
@@ -123,8 +111,12 @@ class TargetAttempts:
         attempt = Attempt(self._dependencies, self._context, self.target, permit, self._timeouts, kind)
         if self.timer is not None:
             self.timer.attempt, attempt.on_silence = attempt, self.timer.on_silence
+        before_ns = clock.tick_ns()
         try:
-            return await self._await_provider(attempt.open(fresh))
+            try:
+                return await attempt.open(fresh)
+            finally:
+                self._note_upstream(before_ns)
         except ATTEMPT_ERRORS as error:
             classification = attempt.classified(error)
             if classification.status == 404 and isinstance(self._context.request, EmbedRequest):
@@ -205,20 +197,20 @@ class TargetAttempts:
 
     async def _back_off(self, wait_s: float) -> bool:
         """Wait before the target is asked again. Return whether there is time left: the loop may stall."""
+        before_ns = clock.tick_ns()
         try:
-            await self._await_provider(self._timeouts.run("backoff", NEVER, asyncio.sleep(wait_s)))
+            await self._timeouts.run("backoff", NEVER, asyncio.sleep(wait_s))
         except TimedOut:
             return False
+        finally:
+            self._note_upstream(before_ns)
         return has_time(self._timeouts, clock.now())
 
-    async def _await_provider(self, awaitable: Awaitable[T]) -> T:
-        """Await, and count the time as the providers', not as our overhead."""
-        context, before_ns = self._context, clock.tick_ns()
-        try:
-            return await awaitable
-        finally:
-            if self._timeouts is context.timeouts:
-                context.progress.upstream_ns += clock.tick_ns() - before_ns
+    def _note_upstream(self, before_ns: int) -> None:
+        """Count the time since then as the providers', not as our overhead."""
+        context = self._context
+        if self._timeouts is context.timeouts:
+            context.progress.upstream_ns += clock.tick_ns() - before_ns
 
 
 def _refuses_ours(request: ChatRequest, classification: Classification) -> bool:

@@ -133,7 +133,7 @@ class TestPlaces:
         """With `queue_max` 0 no request waits: the loop over the targets explains the refusal."""
         harness = QueueHarness(1, AdmissionOptions(waiting_max=0))
         harness.places.free["one"] = 0
-        assert harness.queue._may_pass(harness.places, [ONE], 0.0)  # type: ignore[arg-type]
+        assert harness.queue.may_pass(harness.places, [ONE], 0.0)  # type: ignore[arg-type]
 
 
 class TestOrder:

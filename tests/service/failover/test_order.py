@@ -25,7 +25,7 @@ def named(standings: list[RoutingScore]) -> dict[Target, RoutingScore]:
 
 
 def ordered(seen: dict[Target, RoutingScore], policy: PolicyName, seed: int = 0) -> list[Target]:
-    return order(list(seen), policy, seen.__getitem__, Random(seed))
+    return order(list(seen), policy, seen, Random(seed))
 
 
 @given(STANDINGS, POLICIES, st.integers(0, 1_000))
@@ -96,5 +96,5 @@ def test_the_work_of_balanced() -> None:
         seen, rng = named([RoutingScore(0, 1.0)] * count), CountingRandom(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Target, "__eq__", lambda one, other: compared.append(one) or one is other)
-            assert len(order(list(seen), "balanced", seen.__getitem__, rng)) == count
+            assert len(order(list(seen), "balanced", seen, rng)) == count
         assert (rng.draws, len(compared)) == (2 * (count - 1), 0)
