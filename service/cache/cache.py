@@ -245,8 +245,13 @@ class AnswerCache:
         found, generations = await self._read(
             key, (key.digest,) if key.shared is None else (key.digest, key.shared)
         )
-        entries = [entry for entry in found if entry is not None and entry.valid(generations)]
-        return max(entries, key=lambda entry: entry.kept_at_s, default=None)
+        youngest: CacheEntry | None = None
+        for entry in found:
+            if entry is None or not entry.valid(generations):
+                continue
+            if youngest is None or entry.kept_at_s > youngest.kept_at_s:
+                youngest = entry
+        return youngest
 
     async def _read(
         self, key: CacheKey, digests: tuple[str, ...]

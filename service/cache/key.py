@@ -8,10 +8,11 @@ shared     the question alone, for answers that all callers may get
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from math import isinf
 from typing import Any, NoReturn
 
 import msgspec
+from msgspec import Struct
 
 from dub5.service.cache.storage import CacheEntry, Generations
 from dub5.service.config.options import CacheOptions
@@ -23,11 +24,11 @@ NOT_IN_KEY = frozenset(
     {"stream", "stream_options", "user", "metadata", "safety_identifier", "prompt_cache_key"}
 )
 NEVER_WITH = ("tools", "functions", "logprobs", "store", "audio", "modalities", "response_format")
+_NEVER = frozenset(NEVER_WITH)
 QUESTION_BYTES_MAX = 1024 * 1024  # larger ones hardly repeat, and reading them blocks all other requests
 
 
-@dataclass(slots=True, eq=False)
-class CacheKey:
+class CacheKey(Struct, eq=False):
     """A cache key, and what one request has found out about it. Keys are equal if their digests are."""
 
     digest: str
@@ -53,31 +54,29 @@ def key_of(
     body = request.body
     if not options.enabled or not request.cache_allowed or body.temperature != 0 or (body.n or 1) != 1:
         return None
-    for name, raw in request.fields.items():
-        if name in NEVER_WITH and bytes(raw) not in (b"null", b"false"):
+    for name in _NEVER & request.fields.keys():
+        if bytes(request.fields[name]) not in (b"null", b"false"):
             return None
-    canonical = _canonical(request.fields)
-    if canonical is None:
-        return None
     route, caller = body.model, request.caller.key
-    question = _digest(json.dumps([route, fingerprint]) + canonical)
-    shared = _digest(f"everybody {question}") if options.warm_from is not None else None
-    return CacheKey(_digest(f"caller {caller} {question}"), shared, route, caller, Patience(patience_s))
-
-
-def _canonical(fields: Mapping[str, msgspec.Raw]) -> str | None:
-    """Return the fields as canonical JSON, or None if they are too large or ambiguous.
-
-    Ambiguous are a name twice in one object, and NaN or Infinity: a provider may read them differently. Whole
-    numbers keep all their digits.
-    """
-    in_key = {name: bytes(raw) for name, raw in fields.items() if name not in NOT_IN_KEY}
-    if sum(map(len, in_key.values())) > QUESTION_BYTES_MAX:
-        return None
     try:
-        return _CANONICAL.encode({name: _STRICT.decode(raw.decode()) for name, raw in in_key.items()})
+        question = _question(request.fields)
+        if question is None:
+            return None
+        digest = _digest([caller, route, fingerprint, question])
+        shared = None if options.warm_from is None else _digest([None, route, fingerprint, question])
     except (ValueError, RecursionError):
         return None
+    return CacheKey(digest, shared, route, caller, Patience(patience_s))
+
+
+def _question(fields: Mapping[str, msgspec.Raw]) -> Any:
+    """Return the fields that are part of the key, decoded; None if they are too large.
+
+    Raises ValueError if they are ambiguous: a name twice in one object, and numbers without end, which a
+    provider may read differently. Whole numbers keep all their digits.
+    """
+    text = msgspec.json.encode({name: raw for name, raw in fields.items() if name not in NOT_IN_KEY})
+    return None if len(text) > QUESTION_BYTES_MAX else _STRICT.raw_decode(text.decode())[0]
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -91,10 +90,17 @@ def _reject_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a JSON number")
 
 
-# Built once: `json.loads` and `json.dumps` would build them again for each field.
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique_names, parse_constant=_reject_number)
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+def _finite(text: str) -> float:
+    number = float(text)
+    return _reject_number(text) if isinf(number) else number
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+# msgspec would take the last of two values with one name, and round long whole numbers.
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_unique_names, parse_constant=_reject_number, parse_float=_finite
+)
+_CANONICAL = msgspec.json.Encoder(order="sorted")
+
+
+def _digest(values: list[Any]) -> str:
+    return hashlib.sha256(_CANONICAL.encode(values)).hexdigest()

@@ -15,6 +15,7 @@ import msgspec
 Version = Literal[1]
 VERSION: Version = 1
 EVERYTHING = "everything"
+_EVERYTHING_ALONE = frozenset({EVERYTHING})
 SELECTORS_MAX = 1_000  # tokens held; one more invalidates all entries instead, which needs no tokens
 
 Generations = Mapping[str, str]
@@ -43,6 +44,8 @@ class CacheEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 def stamp_of(generations: Generations, digest: str, route: str, caller: str, target: str) -> str:
     """Return the stamp of an entry: the tokens of all selectors that can invalidate it."""
+    if generations.keys() <= _EVERYTHING_ALONE:  # as nearly always
+        return f"{generations.get(EVERYTHING, '')}....."
     model = target.partition("/")[2]
     names = (
         EVERYTHING,

@@ -53,11 +53,13 @@ class MemoryStorage:
     async def read(self, digests: Sequence[str]) -> tuple[list[CacheEntry | None], Generations]:
         """Do as Storage says."""
         self._drop_expired()
+        entries: list[CacheEntry | None] = []
         for digest in digests:
-            if digest in self._held:
+            held = self._held.get(digest)
+            if held is not None:
                 self._held.move_to_end(digest)
-        held = [self._held.get(digest) for digest in digests]
-        return [None if one is None else one.entry for one in held], self._generations
+            entries.append(None if held is None else held.entry)
+        return entries, self._generations
 
     async def write(self, entry: CacheEntry, life_s: float) -> None:
         """Do as Storage says. An entry that is too large for the bounds is not stored."""
@@ -104,7 +106,7 @@ class MemoryStorage:
         self._bytes = 0
 
     def _drop_expired(self) -> None:
-        now_s = self.now()
+        now_s = clock.now()
         while self._ends and self._ends[0][0] <= now_s:
             ends_s, digest = heapq.heappop(self._ends)
             if digest in self._held and self._held[digest].ends_s == ends_s:
