@@ -65,7 +65,7 @@ class Answer(Struct, frozen=True):
     @property
     def cached(self) -> bool:
         """Whether the answer came from the cache."""
-        return self.cache in (FromCache.HIT, FromCache.STALE)
+        return self.cache is not None and self.cache is not FromCache.MISS
 
 
 @dataclass(frozen=True, slots=True)

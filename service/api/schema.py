@@ -53,7 +53,10 @@ def parse_large_chat(
 
 
 def _cache_allowed(headers: Mapping[str, str]) -> bool:
-    caching = headers.get("cache-control", "").lower()
+    caching = headers.get("cache-control")
+    if caching is None:
+        return True
+    caching = caching.lower()
     return "no-store" not in caching and "no-cache" not in caching
 
 
@@ -170,6 +173,8 @@ def read_json(
 
 def check_content_type(headers: Mapping[str, str]) -> None:
     """Raise InvalidRequest or CompressedBody for a body that is not sent as JSON."""
+    if headers.get("content-type") == "application/json" and "content-encoding" not in headers:
+        return  # as nearly always
     if (encoding := headers.get("content-encoding", "").strip().lower()) not in ("", "identity"):
         raise compressed(encoding[:40])
     content_type = headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -58,9 +58,10 @@ LOOK_AGAIN_S = 1.0  # at an attempt that is overdue
 TAIL_S = 1.0  # how long a provider may take to end a stream whose answer is already whole
 
 ATTEMPT_ERRORS = (WireFailure, ProviderFault, TimedOut, Unsupported)
-CANCELLED = Classification(Then.GIVE_UP, Blame.NOBODY, "cancelled", maybe_billed=True)
+NOBODY = Blame.NOBODY
+CANCELLED = Classification(Then.GIVE_UP, NOBODY, "cancelled", maybe_billed=True)
 # Another target was faster.
-SUPERSEDED = Classification(Then.GIVE_UP, Blame.NOBODY, "hedge_lost", maybe_billed=True)
+SUPERSEDED = Classification(Then.GIVE_UP, NOBODY, "hedge_lost", maybe_billed=True)
 
 
 def has_time(timeouts: Timeouts, now_s: float, wait_s: float = 0.0) -> bool:
@@ -72,6 +73,7 @@ class Attempt:
     """One attempt at one target. `timeouts` bound its waits; `kind` is its name in the trail."""
 
     _tells_quota = False  # its response says what is left of limits
+    _silent_at_s: float  # known where `_on_wait` will be called
 
     def __init__(
         self,
@@ -98,7 +100,6 @@ class Attempt:
         self._latency = dependencies.hedges.history(target, context.latency_class)
         permit.usual_s = self._latency.usual_s
         self.on_silence: Callable[[], None] | None = None
-        self._silent_at_s = self.started_s
         self._upstream = dependencies.upstreams[target]
         dependencies.last_operations[target] = context.request.operation
         self.body: ResponseBody | None = None
@@ -305,7 +306,7 @@ class Attempt:
                 self._permit.note_usage(usage)
             if record.cost_usd and self.dependencies.spending is not None:
                 self.dependencies.spending.note(self._permit.key_state, record.cost_usd, clock.wall(), now_s)
-        blame = classification.blame if classification else Blame.NOBODY
+        blame = classification.blame if classification else NOBODY
         self.dependencies.events.emit(
             AttemptEnded(
                 context.request.id,

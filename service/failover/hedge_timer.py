@@ -7,6 +7,8 @@ on_silence     the reason `silent`, called by the attempt; asked again while it 
 import asyncio
 from collections.abc import Callable, Sequence
 
+from msgspec import Struct
+
 from dub5.service import clock
 from dub5.service.events import Events, Hedged
 from dub5.service.failover.attempt import Attempt, has_time
@@ -19,28 +21,19 @@ from dub5.service.timeouts import Timeouts
 ASK_AGAIN_S = 1.0  # after a silent target could not be hedged
 
 
-class HedgeTimer:
+class HedgeTimer(Struct, eq=False):
     """The hedge of the attempt at `target`. `start` asks other targets in parallel, in this order."""
 
-    def __init__(
-        self,
-        dependencies: Dependencies,
-        context: RequestContext,
-        timeouts: Timeouts,
-        target: Target,
-        rest: Sequence[Target],
-        start: Callable[[list[Target], BudgetCharge], None],
-    ) -> None:
-        self.attempt: Attempt | None = None  # the current one; retries come after it
-        self._dependencies = dependencies
-        self._context = context
-        self._timeouts = timeouts
-        self._target = target
-        self._rest = rest
-        self._start = start
-        self._started = False
-        self._asks_again = False  # a timer does, for the reason `silent`
-        self._handles: list[asyncio.TimerHandle] = []
+    _dependencies: Dependencies
+    _context: RequestContext
+    _timeouts: Timeouts
+    _target: Target
+    _rest: Sequence[Target]
+    _start: Callable[[list[Target], BudgetCharge], None]
+    attempt: Attempt | None = None  # the current one; retries come after it
+    _started: bool = False
+    _asks_again: bool = False  # a timer does, for the reason `silent`
+    _handles: list[asyncio.TimerHandle] = []
 
     def schedule(self, now_s: float) -> None:
         """Hedge the attempt when it becomes slow or late."""

@@ -154,7 +154,8 @@ class _FailoverLoop(Struct, eq=False):
                 if start.charge is BudgetCharge.NONE or self._is_hedge:  # its target has no room any more
                     start = FIRST
                 continue
-            if self._needs_branch(target, permit, rest, now_s):
+            # A single target is not looked at: there is nothing to ask in its place.
+            if (rest or permit.probe) and self._needs_branch(target, permit, rest, now_s):
                 self._start_probe(target, permit, rest, now_s)
                 return None
             attempts = self._attempts(target, rest, last_resort=last_resort)
@@ -215,8 +216,7 @@ class _FailoverLoop(Struct, eq=False):
         if permit.probe:
             others, caller = (*rest, *self._last_resorts), self._context.request.caller
             return self._has_fallback() or self._fleet.may_ask_any(others, now_s, caller)
-        # A single target is not looked at: there is nothing to ask in its place.
-        return bool(rest) and not self._fleet.is_healthy(target, now_s) and self._any_healthy(rest, now_s)
+        return not self._fleet.is_healthy(target, now_s) and self._any_healthy(rest, now_s)
 
     def _has_fallback(self) -> bool:
         """Return whether an answer can be given at once: a fallback, or that a target lacks a feature."""

@@ -132,6 +132,7 @@ class OpenAIDialect:
     def __init__(self, event_bytes_max: int, overrides: DialectOverrides = NO_OVERRIDES) -> None:
         self.event_bytes_max = event_bytes_max
         self.overrides = overrides
+        self._headers: dict[str | None, Mapping[str, str]] = {}  # by key
 
     def encode(self, request: ChatRequest, model: str, key: str | None) -> EncodedRequest:
         fields, dropped = apply_overrides(request.fields, self.overrides)
@@ -154,9 +155,12 @@ class OpenAIDialect:
             fields["stream_options"] = _with_include_usage(fields.get("stream_options"))
         return EncodedRequest(self.path, msgspec.json.encode(fields), self.headers(key), trail_names(dropped))
 
-    def headers(self, key: str | None) -> dict[str, str]:
-        """Return the headers of a call."""
-        return {**self.overrides.headers, **json_headers(key)}
+    def headers(self, key: str | None) -> Mapping[str, str]:
+        """Return the headers of a call: the same object for each call with this key."""
+        headers = self._headers.get(key)
+        if headers is None:
+            headers = self._headers[key] = {**self.overrides.headers, **json_headers(key)}
+        return headers
 
     def answer(self, body: bytes, request: ChatRequest) -> Reply:
         if body[:3] == BOM:

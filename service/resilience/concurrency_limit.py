@@ -33,6 +33,10 @@ class LoadSignal(StrEnum):
     UNKNOWN = "unknown"  # neither: the client disconnected, say
 
 
+# Read from here, for it takes twice as long to read a member from its class.
+ACCEPTED, DROPPED, UNKNOWN = LoadSignal
+
+
 class Limiter:
     """An AIMD concurrency limit. It reads no clock: each call passes the time, in loop seconds."""
 
@@ -84,10 +88,10 @@ class Limiter:
     def release(self, era: int, load: LoadSignal, now_s: float) -> bool:
         """Count one request in flight less. Return whether the limit was lowered."""
         busy = self.in_flight
-        if load is LoadSignal.ACCEPTED:
+        if load is ACCEPTED:
             self.accepted(era)
         self.in_flight -= 1
-        lowered = load is LoadSignal.DROPPED and era == self.era and self.decrease(busy, now_s, refused=True)
+        lowered = load is DROPPED and era == self.era and self.decrease(busy, now_s, refused=True)
         if self.on_room is not None:
             self._notify_room()
         return lowered

@@ -260,13 +260,15 @@ class Fleet:
 
     def must_wait(self, targets: Iterable[Target], now_s: float) -> bool:
         """Return whether no target may be called now, and at least one for lack of capacity alone."""
-        states, no_room = [self._states[target] for target in targets], False
-        for state in states:
-            if not state.provider.limiter.has_room(now_s):
+        states = self._states
+        for target in targets:
+            if not states[target].provider.limiter.has_room(now_s):
                 break
         else:  # as nearly always
             return False
-        for state in states:
+        no_room = False
+        for target in targets:
+            state = states[target]
             if state.cooldown_until_s <= now_s or state.usable_from_s() <= now_s:
                 not_permitted = state.not_permitted(now_s, last_resort=True)
                 if not_permitted is None:

@@ -8,7 +8,8 @@ rate-limited target is not broken.
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from dub5.service.config.options import HealthOptions
 from dub5.service.resilience.window import SlidingWindow
@@ -29,7 +30,7 @@ class Health(StrEnum):
     UNHEALTHY = "unhealthy"  # a breaker is open, it is isolated, or all its keys cool down
 
 
-class RoutingScore(NamedTuple):
+class RoutingScore(Struct, frozen=True):
     """What the router compares. `rank`: 0 is best. `load_s`: time to first token * (in flight + 1)."""
 
     rank: int

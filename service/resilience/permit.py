@@ -16,7 +16,7 @@ from dub5.service.providers.quota_left import QuotaHeaders
 from dub5.service.resilience.caller_failures import OwnPermit
 from dub5.service.resilience.circuit_breaker import SUCCESS, WAITED_S, BreakerPermit, CallOutcome
 from dub5.service.resilience.classify import Blame, Classification, Then
-from dub5.service.resilience.concurrency_limit import LoadSignal
+from dub5.service.resilience.concurrency_limit import ACCEPTED, DROPPED, UNKNOWN
 from dub5.service.resilience.health import Health
 from dub5.service.resilience.provider_keys import KeyState, KeyVerdict, ProviderKey, RestCause
 from dub5.service.resilience.target import TargetState
@@ -27,7 +27,6 @@ LONG_ANSWER = "whole_answer_timeout"
 PATIENCE = 2.0  # nothing is slow, or proved by an abandoned attempt, before so many times the usual latency
 CLIENT_GAVE_UP = frozenset({"cancelled", DEADLINE})
 # Read from here, for it takes twice as long to read a member from its class.
-ACCEPTED, UNKNOWN = LoadSignal.ACCEPTED, LoadSignal.UNKNOWN
 HEALTHY, VALID = Health.HEALTHY, KeyVerdict.VALID
 
 
@@ -268,7 +267,7 @@ class Permit(Struct, eq=False):
         else:
             if not self._committed and classification.reason in CLIENT_GAVE_UP and not self._own_failure:
                 self._note_queue_delay(now_s, unanswered=True)
-            load = LoadSignal.DROPPED if classification.overload else UNKNOWN
+            load = DROPPED if classification.overload else UNKNOWN
         before = limiter.limit
         if limiter.release(self._limit_era, load, now_s):
             name, why = self._state.provider.name, classification.reason if classification else ""

@@ -99,14 +99,14 @@ async def beside_a_good_one(target: Respond) -> str:
 @contextlib.contextmanager
 def shedding(run: PressureRun) -> Iterator[None]:
     """Refuse low requests that would have to queue while the route is degraded."""
-    original = Queue._wait
+    original = Queue.wait
 
     async def wait(queue: Queue, context: RequestContext, *rest: Any) -> None:
         if context.request.caller.priority is Priority.LOW and run.service.watch.degraded():
             raise Overloaded("Too many requests.")
         await original(queue, context, *rest)
 
-    with mock.patch.object(Queue, "_wait", wait):
+    with mock.patch.object(Queue, "wait", wait):
         yield
 
 

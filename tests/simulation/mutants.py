@@ -404,7 +404,7 @@ def deadline_in_backoff_raised() -> Iterator[None]:
 
     async def back_off(self: Any, wait_s: float) -> bool:
         pause = asyncio.sleep(wait_s)
-        await self._await_provider(self._timeouts.run("backoff", timeouts.NEVER, pause))
+        await self._timeouts.run("backoff", timeouts.NEVER, pause)
         return True
 
     with mock.patch.object(target_tries.TargetAttempts, "_back_off", back_off):
