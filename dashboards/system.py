@@ -28,6 +28,13 @@ SYSTEM = PanelRow(
             ),
         ),
         Panel(
+            "Garbage collections: longest pause",
+            "The longest garbage collection by generation, to the bucket above it: every request of the "
+            "process waits for as long. That of generation 2 grows with what the process holds.",
+            "s",
+            (Query(quantile(1, names.GC_PAUSE, by="instance, generation"), "{{instance}} {{generation}}"),),
+        ),
+        Panel(
             "CPU",
             "CPU seconds per second; one process cannot use more than about one. And the processors that its "
             "cgroup or its host has.",
