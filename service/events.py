@@ -4,8 +4,10 @@ failover, gateway, resilience, cache, admission --emit--> Events --> telemetry.m
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum, StrEnum
+from types import MethodType
+from typing import Any, get_args
 
 from msgspec import Struct
 
@@ -514,13 +516,46 @@ def crash_of(error: BaseException, request_id: str) -> Crashed:
     return Crashed(request_id, f"{type(error).__name__} at {place}")
 
 
+class EventHandlers:
+    """A subscriber that has a handler for each type of event that it wants, and ignores the others.
+
+    Called, it looks for the handler; `Events` has looked before, and calls the handler itself.
+    """
+
+    def __init__(self, by_type: Mapping[type, Callable[[Any], None]]) -> None:
+        self.by_type = by_type
+
+    def __call__(self, event: Event) -> None:
+        handler = self.by_type.get(type(event))
+        if handler is not None:
+            handler(event)
+
+
+def methods_of(
+    owner: object, methods: Mapping[type, Callable[[Any, Any], None]]
+) -> dict[type, Callable[[Any], None]]:
+    """Return the handlers that are methods of one object."""
+    return {kind: MethodType(method, owner) for kind, method in methods.items()}
+
+
 class Events:
     """Hands each event to each subscriber, in their order. Subscribers must not raise or wait."""
 
     def __init__(self, *subscribers: Subscriber) -> None:
-        self._subscribers = subscribers
+        self._handlers: dict[type, tuple[Subscriber, ...]] = dict.fromkeys(get_args(Event), ())
+        for subscriber in subscribers:
+            self.subscribe(subscriber)
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Add a subscriber, the last one to be told."""
+        if isinstance(subscriber, EventHandlers):
+            by_type = subscriber.by_type
+        else:
+            by_type = dict.fromkeys(self._handlers, subscriber)
+        for kind, handler in by_type.items():
+            self._handlers[kind] += (handler,)
 
     def emit(self, event: Event) -> None:
-        """Pass an event to all subscribers."""
-        for subscriber in self._subscribers:
-            subscriber(event)
+        """Pass an event to all subscribers that handle its type."""
+        for handler in self._handlers[type(event)]:
+            handler(event)

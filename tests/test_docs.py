@@ -25,7 +25,9 @@ from dub5.service.config.settings import Settings, SettingsProblems
 from dub5.service.errors import every_error
 from dub5.service.events import Event
 from dub5.service.telemetry import names
+from dub5.service.telemetry.attempt_views import AttemptRow
 from dub5.service.telemetry.board import COUNTERS
+from dub5.service.telemetry.logs import RequestLine
 from tests.support.source import ROOT
 
 DOCS = ROOT / "docs"
@@ -243,4 +245,5 @@ class TestReliability:
         text = "".join((DOCS.parent / f"service/{file}.py").read_text() for file in SOURCES)
         states = {*names.BREAKER_LEVEL, *names.HEALTH_LEVEL, "/health?deep=true"}
         known = set(re.findall(r'"([a-z_]+)"', text)) | set(re.findall(r"\b([a-z_]+)=", text)) | states
+        known |= {field.name for row in (RequestLine, AttemptRow) for field in msgspec.structs.fields(row)}
         assert set(seen("Status")) | set(seen("Log")) <= known

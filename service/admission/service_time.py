@@ -6,11 +6,12 @@ refuses it (`Waiter.expired`). Call `ServiceTimes.of(route, operation, stream).s
 
 from collections import deque
 
-from dub5.service.events import Event, RequestEnded
+from dub5.service.events import EventHandlers, RequestEnded
 from dub5.service.model import Outcome
 
 SAMPLES_MIN = 5
 SAMPLES_MAX = 50
+COMPLETE = Outcome.COMPLETE
 
 
 class ServiceTime:
@@ -35,14 +36,15 @@ class ServiceTime:
 
 
 class ServiceTimes:
-    """A subscriber of all events: how long one provider took for each complete answer, by kind of request."""
+    """A subscriber of events: how long one provider took for each complete answer, by kind of request."""
 
     def __init__(self) -> None:
         self._by_kind: dict[tuple[str, str, bool], ServiceTime] = {}
+        self.note = EventHandlers({RequestEnded: self._request_ended})
 
-    def note(self, event: Event) -> None:
-        """Record the time of a complete answer; ignore other events."""
-        if type(event) is RequestEnded and event.outcome is Outcome.COMPLETE and event.attempts:
+    def _request_ended(self, event: RequestEnded) -> None:
+        """Record the time of a complete answer."""
+        if event.outcome is COMPLETE and event.attempts:
             last = event.attempts[-1]
             if last.ok:
                 self.of(event.route, event.operation, event.stream).note(last.ended_s - last.started_s)

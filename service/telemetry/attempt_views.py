@@ -1,13 +1,33 @@
 """Views of the attempts in a request's trail, shared by the metrics, the log and the status board."""
 
 from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from dub5.service.events import RequestEnded
 from dub5.service.model import AttemptRecord
 
-AttemptRow = dict[str, str | int | bool | float | tuple[str, ...] | tuple[int, int] | None]
 OK = "ok"  # compared here, because a property takes longer and each request's line has a row
 STOPPED = frozenset({"cancelled", "hedge_lost"})
+FIRST = "first"
+
+
+class AttemptRow(Struct, omit_defaults=True):
+    """One attempt in a trail. What has its default value is not written."""
+
+    target: str
+    outcome: str
+    reason: str
+    started_ms: float
+    ended_ms: float
+    code: str = ""
+    dropped: tuple[str, ...] = ()
+    kind: str = FIRST
+    maybe_billed: bool = False
+    tokens: tuple[int, int] | None = None
+    tokens_estimated: bool = False
+    cost_usd: float | None = None
 
 
 def stopped(attempt: AttemptRecord) -> bool:
@@ -32,9 +52,9 @@ def ms(seconds: float | None) -> float | None:
     return None if seconds is None else int(seconds * 10_000 + 0.5) / 10
 
 
-def attempt_rows(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
+def attempt_rows(attempts: Iterable[AttemptRecord]) -> list[dict[str, Any]]:
     """Return the trail as a client reads it."""
-    return [_row(attempt) for attempt in attempts]
+    return [to_builtins(_row(attempt)) for attempt in attempts]
 
 
 def attempt_rows_with_cost(attempts: Iterable[AttemptRecord]) -> list[AttemptRow]:
@@ -56,31 +76,25 @@ def cost_usd(attempts: Iterable[AttemptRecord]) -> float | None:
 def _row_with_cost(attempt: AttemptRecord) -> AttemptRow:
     row, usage = _row(attempt), attempt.usage
     if usage is not None:
-        row["tokens"] = (usage.prompt_tokens, usage.completion_tokens)
-        if usage.estimated:
-            row["tokens_estimated"] = True
-        if attempt.cost_usd is not None:
-            row["cost_usd"] = attempt.cost_usd
+        row.tokens = usage.prompt_tokens, usage.completion_tokens
+        row.tokens_estimated = usage.estimated
+        row.cost_usd = attempt.cost_usd
     return row
 
 
 def _row(attempt: AttemptRecord) -> AttemptRow:
-    row: AttemptRow = {
-        "target": attempt.target,
-        "outcome": OK if attempt.reason == OK else _outcome(attempt),
-        "reason": attempt.reason,
-        "started_ms": ms(attempt.started_s),
-        "ended_ms": ms(attempt.ended_s),
-    }
-    if attempt.code:
-        row["code"] = attempt.code
-    if attempt.dropped:
-        row["dropped"] = attempt.dropped
-    if attempt.kind != "first":
-        row["kind"] = attempt.kind
-    if attempt.maybe_billed:
-        row["maybe_billed"] = True
-    return row
+    reason = attempt.reason
+    return AttemptRow(
+        attempt.target,
+        OK if reason == OK else _outcome(attempt),
+        reason,
+        int(attempt.started_s * 10_000 + 0.5) / 10,  # `ms` without its call
+        int(attempt.ended_s * 10_000 + 0.5) / 10,
+        attempt.code,
+        attempt.dropped,
+        FIRST if attempt.kind == FIRST else attempt.kind,
+        attempt.maybe_billed,
+    )
 
 
 def _outcome(attempt: AttemptRecord) -> str:

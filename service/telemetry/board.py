@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from msgspec import to_builtins
+
 from dub5.service import clock
 from dub5.service.errors import FeatureUnavailable, Overloaded
 from dub5.service.events import (
@@ -13,7 +15,7 @@ from dub5.service.events import (
     CacheLooked,
     Crashed,
     DrainBegan,
-    Event,
+    EventHandlers,
     HealthChanged,
     KeyStateChanged,
     LimitLowered,
@@ -25,6 +27,7 @@ from dub5.service.events import (
     SettingsReloaded,
     SpendingNoted,
     WritesForgotten,
+    methods_of,
 )
 from dub5.service.model import Outcome
 from dub5.service.telemetry.attempt_views import (
@@ -32,12 +35,11 @@ from dub5.service.telemetry.attempt_views import (
     STOPPED,
     attempt_rows_with_cost,
     cost_usd,
-    failed,
     failed_over,
     ms,
 )
 from dub5.service.telemetry.costs import CostCounters
-from dub5.service.telemetry.event_tables import HAPPENED
+from dub5.service.telemetry.event_tables import HAPPENED, Labels
 from dub5.service.telemetry.mistakes import MISTAKES, mistake_reason
 
 FEW_CALLS = 10  # fewer calls than this say little
@@ -101,6 +103,7 @@ COUNTERS = (  # of `happened`: each begins at zero
     *SecurityKind,
 )
 # Outcomes that tell whether providers answer. A caller's own fault and a caller that left do not.
+COMPLETE = Outcome.COMPLETE
 ANSWERED_OR_NOT = (Outcome.COMPLETE, Outcome.DEGRADED, Outcome.FAILED, Outcome.CUT)
 BREAKER_HAPPENED = {
     "open": "breaker_opened",
@@ -118,7 +121,7 @@ class TargetCounters:
     failed: int = 0
     last_reason: str | None = None
     mistake_reason: str | None = None  # of the same attempt, as mistakes.py names it
-    first_token_ms: float | None = None  # of its last answer
+    first_token_s: float | None = None  # of its last answer, since the attempt began
     failed_in_a_row: int = 0
     costs: CostCounters = field(default_factory=CostCounters)
 
@@ -138,7 +141,7 @@ class TargetCounters:
             "few_calls": self.answered + self.failed < FEW_CALLS,
             "last_reason": self.last_reason,
             "mistake": self.mistake,
-            "first_token_ms": self.first_token_ms,
+            "first_token_ms": ms(self.first_token_s),
             "spent": self.costs.snapshot(),
         }
 
@@ -198,7 +201,7 @@ class StatusBoard:
 
     def __init__(self) -> None:
         self.started_at = 0.0  # epoch seconds; set when the service opens
-        self.outcomes = Counter({outcome.value: 0 for outcome in Outcome})
+        self.outcomes = dict.fromkeys(Outcome, 0)
         self.happened = Counter(dict.fromkeys(COUNTERS, 0))
         self.targets: dict[str, TargetCounters] = {}
         self.routes: dict[str, RouteCounters] = {}
@@ -210,20 +213,24 @@ class StatusBoard:
         self._incidents: deque[dict[str, Any]] = deque(maxlen=INCIDENTS_MAX)
         self._failed_probes: dict[str, dict[str, Any]] = {}  # the incident of each scope that still fails
         self._incident_s: dict[tuple[str, str], float] = {}  # loop seconds, of kinds that repeat
+        self.note = EventHandlers(
+            {kind: self._counter(names_of) for kind, names_of in HAPPENED.items()}
+            | methods_of(self, self.METHODS)
+        )
 
     @property
     def process_failing(self) -> bool:
         """Whether this process has shed all requests for a while: as many are open as it accepts."""
         return self.process.failing and self._complete_at_shed == self.outcomes[Outcome.COMPLETE]
 
-    def note(self, event: Event) -> None:
-        """Count one event."""
-        method = self.METHODS.get(type(event))
-        if method is not None:
-            method(self, event)
-            return
-        for what in HAPPENED[type(event)](event):
-            self.happened[what] += 1
+    def _counter(self, names_of: Callable[[Any], Labels]) -> Callable[[Any], None]:
+        """Return what counts an event under its names."""
+
+        def add_one(event: Any) -> None:
+            for what in names_of(event):
+                self.happened[what] += 1
+
+        return add_one
 
     def _cache(self, event: CacheLooked) -> None:
         self.cache_fails = event.result == "error"
@@ -247,20 +254,22 @@ class StatusBoard:
         counters = self.targets.get(attempt.target)
         if counters is None:
             counters = self.targets[attempt.target] = TargetCounters()
-        if attempt.reason == OK:
+        reason = attempt.reason
+        if reason == OK:
             counters.answered += 1
             counters.failed_in_a_row = 0
-        elif failed(attempt):
-            counters.failed += 1
-            counters.failed_in_a_row += 1
+            counters.last_reason, counters.mistake_reason = reason, None
+        elif reason not in STOPPED:
+            if attempt.tried:
+                counters.failed += 1
+                counters.failed_in_a_row += 1
+            counters.last_reason, counters.mistake_reason = reason, mistake_reason(event)
         if attempt.kind == "retry":
             self.happened["retried"] += 1
-        counters.costs.note(attempt)
-        if attempt.reason not in STOPPED:
-            counters.last_reason = attempt.reason
-            counters.mistake_reason = None if attempt.reason == OK else mistake_reason(event)
+        if attempt.usage is not None:
+            counters.costs.note(attempt)
         if attempt.first_token_s is not None:
-            counters.first_token_ms = ms(attempt.first_token_s - attempt.started_s)
+            counters.first_token_s = attempt.first_token_s - attempt.started_s
 
     def _shed(self, route: str) -> None:
         """Count a request that was refused for lack of room, at its route or before that was known."""
@@ -273,20 +282,27 @@ class StatusBoard:
         self.process.note_shed()
 
     def _request(self, event: RequestEnded) -> None:
-        self.outcomes[event.outcome] += 1
+        outcome, attempts = event.outcome, event.attempts
+        self.outcomes[outcome] += 1
+        if outcome is not COMPLETE:
+            self._not_whole(event)
+        elif attempts:
+            self._route(event.route).note(True)
+        if len(attempts) > 1 and failed_over(event):
+            self.happened["failed_over"] += 1
+        self._recent.append((clock.wall(), event))
+
+    def _not_whole(self, event: RequestEnded) -> None:
         if event.attempts and event.outcome in ANSWERED_OR_NOT:
-            self._route(event.route).note(event.outcome is Outcome.COMPLETE)
+            self._route(event.route).note(False)
         elif event.code == Overloaded.code:
             self._shed(event.route)
-        if len(event.attempts) > 1 and failed_over(event):
-            self.happened["failed_over"] += 1
         if event.outcome is Outcome.DEGRADED:
             self.happened[f"degraded_{event.degraded}"] += 1
         if event.code == FeatureUnavailable.code:
             self.happened["feature_unavailable"] += 1
         if event.outcome is Outcome.CUT:
             self.happened["stream_cut"] += 1
-        self._recent.append((clock.wall(), event))
 
     def _route(self, name: str) -> RouteCounters:
         route = self.routes.get(name)
@@ -386,7 +402,7 @@ class StatusBoard:
         for counters in self.targets.values():
             total.add(counters.costs)
         return {
-            "outcomes": dict(self.outcomes),
+            "outcomes": {outcome.value: count for outcome, count in self.outcomes.items()},
             "happened": dict(self.happened),
             "targets": {name: counters.snapshot() for name, counters in self.targets.items()},
             "spent": total.snapshot(),
@@ -431,5 +447,5 @@ def _request_row(at: float, event: RequestEnded) -> dict[str, Any]:
         "tokens": [event.usage.prompt_tokens, event.usage.completion_tokens] if event.usage else None,
         "tokens_estimated": bool(event.usage and event.usage.estimated),
         "cost_usd": cost_usd(event.attempts),
-        "attempts": attempt_rows_with_cost(event.attempts),
+        "attempts": to_builtins(attempt_rows_with_cost(event.attempts)),
     }

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from dub5.service import clock
 from dub5.service.events import (
     AttemptEnded,
     BudgetSpent,
     CacheLooked,
-    Event,
+    EventHandlers,
     LimitCountedLocally,
     LimitLowered,
     QueueLeft,
@@ -30,10 +30,11 @@ from dub5.service.events import (
     RequestEnded,
     SecurityNoted,
     SettingsReloaded,
+    methods_of,
 )
 from dub5.service.model import Outcome
 from dub5.service.telemetry.attempt_views import OK, AttemptRow, attempt_rows_with_cost, cost_usd, ms
-from dub5.service.telemetry.event_tables import LINES, Level
+from dub5.service.telemetry.event_tables import LINES, Level, Line
 from dub5.service.telemetry.mistakes import MISTAKES, mistake_reason
 
 FLUSH_S = 0.1
@@ -49,29 +50,29 @@ LEVEL_OF = {Outcome.FAILED: Level.WARNING, Outcome.CUT: Level.WARNING}
 _ENCODE = msgspec.json.Encoder().encode
 
 
-class RequestLine(Struct, kw_only=True, omit_defaults=True):
-    """The log line of a request. A field with its default value is omitted."""
+class RequestLine(Struct):
+    """The log line of a request. A field that is UNSET is omitted."""
 
     at: datetime
     level: str
     event: str
     id: str
     caller: str
-    session: str | None = None
+    session: str | UnsetType
     route: str
     outcome: Outcome
     code: str | None
     target: str | None
     stream: bool
     cached: bool
-    degraded: str | None = None
-    shared: bool = False
+    degraded: str | UnsetType
+    shared: bool | UnsetType
     first_token_ms: float | None
     total_ms: float | None
     overhead_ms: float
     tokens: tuple[int, int] | None
-    tokens_estimated: bool = False
-    cost_usd: float | None = None
+    tokens_estimated: bool | UnsetType
+    cost_usd: float | UnsetType
     trail: list[AttemptRow]
 
 
@@ -92,7 +93,7 @@ class LineWriter:
         self._lines.append(line + b"\n")
         if at_once:
             self.flush()
-        else:
+        elif self._timer is None:
             self._schedule_flush()
 
     def flush(self) -> None:
@@ -114,23 +115,21 @@ class LineWriter:
             self._schedule_flush()
 
     def _schedule_flush(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
     def _is_writable(self) -> bool:
         return bool(select.select([], [self._descriptor], [], 0)[1])
 
     def _next_batch(self) -> bytes:
         """Take the lines that fit in one write; a longer line is split into pieces."""
-        first = self._lines.popleft()
-        if len(first) > WRITE_BYTES_MAX:
-            self._lines.appendleft(first[WRITE_BYTES_MAX:])
-            return first[:WRITE_BYTES_MAX]
-        parts, size = [first], len(first)
-        while self._lines and size + len(self._lines[0]) <= WRITE_BYTES_MAX:
-            size += len(self._lines[0])
-            parts.append(self._lines.popleft())
-        return b"".join(parts)
+        lines, parts, size = self._lines, [], 0
+        while lines and (size := size + len(lines[0])) <= WRITE_BYTES_MAX:
+            parts.append(lines.popleft())
+        if parts:
+            return b"".join(parts)
+        first = lines.popleft()
+        lines.appendleft(first[WRITE_BYTES_MAX:])
+        return first[:WRITE_BYTES_MAX]
 
     def _write(self, data: bytes) -> None:
         written = os.write(self._descriptor, data)
@@ -152,7 +151,11 @@ class WriteLine(Protocol):
 
 
 class EventLogger:
-    """A subscriber of all events that writes lines. Subscribe `log`."""
+    """A subscriber of all events that writes lines. Subscribe `log`.
+
+    Attempts and hedges are part of their request's line; a failure that only the settings mend
+    is told once besides. Cache lookups are logged only when they begin to fail and when they work again.
+    """
 
     def __init__(
         self, write: WriteLine, level: Level = Level.INFO, form: Literal["json", "text"] = "json"
@@ -164,6 +167,10 @@ class EventLogger:
         self._mistakes: set[tuple[str, str]] = set()
         self._logged_s: dict[tuple[str, str], float] = {}  # loop seconds
         self._suppressed: Counter[tuple[str, str]] = Counter()
+        self.log = EventHandlers(
+            {kind: self._writer(make_line) for kind, make_line in LINES.items()}
+            | methods_of(self, self.METHODS)
+        )
 
     def started(
         self,
@@ -190,17 +197,14 @@ class EventLogger:
         if warnings:
             self._line(Level.WARNING, "settings", applied=True, problems=list(warnings))
 
-    def log(self, event: Event) -> None:
-        """Log one event.
+    def _writer(self, make_line: Callable[[Any], Line | None]) -> Callable[[Any], None]:
+        """Return what writes the line of an event."""
 
-        Attempts and hedges are part of their request's line; a failure that only the settings mend
-        is told once besides. Cache lookups are logged only when they begin to fail and when they work again.
-        """
-        method = self.METHODS.get(type(event))
-        if method is not None:
-            method(self, event)
-        elif (line := LINES[type(event)](event)) is not None:
-            self._line(line.level, line.name, **line.fields)
+        def write(event: Any) -> None:
+            if (line := make_line(event)) is not None:
+                self._line(line.level, line.name, **line.fields)
+
+        return write
 
     def _attempt(self, event: AttemptEnded) -> None:
         if event.attempt.reason != OK and (reason := mistake_reason(event)):
@@ -244,29 +248,29 @@ class EventLogger:
         level = LEVEL_OF.get(event.outcome, Level.INFO)
         if level < self._level:
             return
-        usage = event.usage
-        line = RequestLine(
-            at=_now(),
-            level=LEVEL_NAMES[level],
-            event="request",
-            id=event.request_id,
-            caller=event.caller,
-            session=event.session,
-            route=event.route[:ROUTE_CHARS_MAX],
-            outcome=event.outcome,
-            code=event.code,
-            target=event.target,
-            stream=event.stream,
-            cached=event.cached,
-            degraded=event.degraded,
-            shared=event.shared,
-            first_token_ms=ms(event.first_token_s),
-            total_ms=ms(event.total_s),
-            overhead_ms=int(event.overhead_s * 1_000_000 + 0.5) / 1000,
-            tokens=(usage.prompt_tokens, usage.completion_tokens) if usage else None,
-            tokens_estimated=usage.estimated if usage else False,
-            cost_usd=cost_usd(event.attempts),
-            trail=attempt_rows_with_cost(event.attempts),
+        usage, cost = event.usage, cost_usd(event.attempts)
+        line = RequestLine(  # by position: Python makes a dictionary for a call with more than 15 names
+            _now(),
+            LEVEL_NAMES[level],
+            "request",
+            event.request_id,
+            event.caller,
+            event.session or UNSET,
+            event.route[:ROUTE_CHARS_MAX],
+            event.outcome,
+            event.code,
+            event.target,
+            event.stream,
+            event.cached,
+            event.degraded or UNSET,
+            event.shared or UNSET,
+            ms(event.first_token_s),
+            ms(event.total_s),
+            int(event.overhead_s * 1_000_000 + 0.5) / 1000,
+            (usage.prompt_tokens, usage.completion_tokens) if usage else None,
+            UNSET if usage is None else usage.estimated or UNSET,
+            UNSET if cost is None else cost,
+            attempt_rows_with_cost(event.attempts),
         )
         self._write(self._encode(line), at_once=level >= Level.WARNING)
 

@@ -18,7 +18,7 @@ import msgspec
 from dub5.service import VERSION, clock
 from dub5.service.config.notify_checks import BASE64_PREFIX
 from dub5.service.config.settings import NotifyHook, Secret
-from dub5.service.events import Event
+from dub5.service.events import Event, EventHandlers
 from dub5.service.telemetry.incidents import SIGNALS, IncidentNotice, Incidents
 from dub5.service.telemetry.outgoing import Outgoing, Post
 
@@ -33,13 +33,13 @@ class Notifier:
         self._hook = hook
         self._rng = rng
         self._incidents = Incidents(frozenset(hook.events), rng)
+        self.note = EventHandlers(dict.fromkeys(SIGNALS, self._note))
 
-    def note(self, event: Event) -> None:
+    def _note(self, event: Event) -> None:
         """Tell of an incident that begins or ends with this event."""
-        if type(event) in SIGNALS:
-            notice = self._incidents.note(event, clock.now(), clock.wall())
-            if notice is not None:
-                self.tell(notice)
+        notice = self._incidents.note(event, clock.now(), clock.wall())
+        if notice is not None:
+            self.tell(notice)
 
     def tick(self) -> None:
         """Tell of the incidents that are over by now."""

@@ -18,12 +18,13 @@ from dub5.service import clock
 from dub5.service.errors import Internal, Overloaded
 from dub5.service.events import (
     Crashed,
-    Event,
+    EventHandlers,
     JobStepEnded,
     MigrationEnded,
     RequestEnded,
     StepResult,
     WritesForgotten,
+    methods_of,
 )
 from dub5.service.model import ANONYMOUS, Outcome
 from dub5.service.telemetry.attempt_views import failed
@@ -37,6 +38,7 @@ NOW_S = 300.0  # a problem that was not seen for longer is over
 TEXT_CHARS_MAX = 200
 PEOPLE_BITS = 4096
 PEOPLE_MAX = 1_000  # more are "1,000 or more"
+COMPLETE = Outcome.COMPLETE
 ANSWERED_BADLY = (Outcome.FAILED, Outcome.CUT, Outcome.DEGRADED)
 CRASH, FORGOTTEN, MIGRATION, JOB = "crash", "writes_forgotten", "migration_failed", "job_failed"
 
@@ -148,21 +150,14 @@ def unite(problems: Iterable[Problem]) -> dict[Fingerprint, Problem]:
 
 
 class Problems:
-    """A subscriber of all events that groups what went wrong."""
+    """A subscriber of events that groups what went wrong. Subscribe `note`."""
 
     def __init__(self) -> None:
         self.others: Iterable[Problem] = ()  # of the database, where there is one
         self._own: OrderedDict[Fingerprint, Problem] = OrderedDict()  # the least recent first
         self._crashes: OrderedDict[str, Fingerprint] = OrderedDict()  # by the request that crashed
         self._made = 0
-
-    def note(self, event: Event) -> None:
-        """Count one event, if it is a problem."""
-        if type(event) is RequestEnded:
-            if event.outcome is not Outcome.COMPLETE:
-                self._request(event)
-        elif (method := self.METHODS.get(type(event))) is not None:
-            method(self, event)
+        self.note = EventHandlers(methods_of(self, self.METHODS))
 
     def unsaved(self) -> list[Problem]:
         """Return the groups of this process that the database has not got as they are."""
@@ -194,6 +189,10 @@ class Problems:
         }
 
     def _request(self, event: RequestEnded) -> None:
+        if event.outcome is not COMPLETE:
+            self._not_whole(event)
+
+    def _not_whole(self, event: RequestEnded) -> None:
         if (crashed := self._crashes.pop(event.request_id, None)) is not None:
             if crashed in self._own:
                 self._own[crashed].add_person(event)
@@ -235,6 +234,7 @@ class Problems:
         Crashed: _crash,
         JobStepEnded: _job,
         MigrationEnded: _migration,
+        RequestEnded: _request,
         WritesForgotten: _writes,
     }
 

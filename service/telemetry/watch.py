@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dub5.service import clock
 from dub5.service.config.settings import LoadedSettings
-from dub5.service.events import Event, Events, Subscriber, crash_of
+from dub5.service.events import EventHandlers, Events, Subscriber, crash_of
 from dub5.service.optional_parts import load_part
 from dub5.service.telemetry import names
 from dub5.service.telemetry.degradation import Degradation
@@ -40,7 +40,7 @@ class ProblemStorage(Protocol):
 class IncidentHook(Protocol):
     """The operator's hook: notifier.py."""
 
-    def note(self, event: Event) -> None: ...
+    note: EventHandlers
 
     def tick(self) -> None: ...
 

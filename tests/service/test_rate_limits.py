@@ -41,7 +41,7 @@ class LimitedWorld(ServiceWorld):
         server = ServerSettings(caller_keys_env=VARIABLES if keys else (), trusted_proxies=trusted)
         super().__init__(one=healthy(), server=server, options=options, caller_keys=KEYS if keys else ())
         self.events: list[Event] = []
-        self.service.events._subscribers += (self.events.append,)
+        self.service.events.subscribe(self.events.append)
 
     async def statuses(self, count: int, **more: Any) -> list[int]:
         """Send requests, one after another; return their statuses."""

@@ -435,7 +435,7 @@ def _ended(world: ServiceWorld) -> list[RequestEnded]:
         if isinstance(event, RequestEnded):
             ended.append(event)
 
-    world.service.events._subscribers += (note,)
+    world.service.events.subscribe(note)
     return ended
 
 

@@ -55,7 +55,7 @@ class ConversationWorld(ServiceWorld):
         )
         self.client = AppClient(self.service.asgi)
         self.events: list[Event] = []
-        self.service.events._subscribers += (self.events.append,)
+        self.service.events.subscribe(self.events.append)
         self.cookies: dict[str, str] = {}
 
     async def die(self) -> VirtualDatabase:

@@ -37,5 +37,5 @@ class KeyedProvider:
 def heard(world: ServiceWorld, *kinds: type[Event]) -> list[Event]:
     """Return a list that will have the events of these kinds."""
     found: list[Event] = []
-    world.service.events._subscribers += (lambda e: found.append(e) if isinstance(e, kinds) else None,)
+    world.service.events.subscribe(lambda e: found.append(e) if isinstance(e, kinds) else None)
     return found

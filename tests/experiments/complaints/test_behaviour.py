@@ -155,7 +155,7 @@ async def test_an_open_breaker_is_news_once() -> None:
     log = EventLogger(lambda line, *, at_once: lines.append(json.loads(line)["level"]))
     broken = status(500, b"{}")
     async with ServiceWorld(one=broken, two=healthy(first_s=0.0), options=QUIET) as world:
-        world.service.events._subscribers += (log.log,)
+        world.service.events.subscribe(log.log)
         for _ in range(1000):
             await world.ask()
     assert world.happened("breaker_opened") >= 1

@@ -136,7 +136,7 @@ async def test_ids_of_other_forms() -> None:
     """What is no id is not there, and the database is not asked."""
     async with ConversationWorld() as world:
         calls: list[str] = []
-        world.service.events._subscribers += (lambda event: calls.append(getattr(event, "statement", "")),)
+        world.service.events.subscribe(lambda event: calls.append(getattr(event, "statement", "")))
         for id_ in ("x", ID.lower(), ID + "0", "%00" * 26, "%FF" * 3, "a'%20OR%20'1'='1", "0" * 5_000):
             for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/turns")):
                 body: Any = None if method in ("GET", "DELETE") else {"text": "Hi"}

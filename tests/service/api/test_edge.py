@@ -269,14 +269,14 @@ async def test_nothing_set() -> None:
         {"https": "require"},
         {"trusted_proxies": (PROXY,)},
     ):
-        assert EdgeRules.are_set(ServerSettings(**part))  # type: ignore[arg-type]
+        assert EdgeRules.are_set(ServerSettings(**part))
 
 
 async def test_security_events() -> None:
     """A refused host and a refused origin are noted with the client's address."""
     noted: list[SecurityNoted] = []
     async with ServiceWorld(one=healthy(), server=SERVER) as world:
-        world.service.events._subscribers += (noted.append,)  # type: ignore[arg-type,operator]
+        world.service.events.subscribe(noted.append)  # type: ignore[arg-type]
         forwarded = {"x-forwarded-for": f"1.1.1.1, {STRANGER}"}
         evil = EdgeCase("", "", host="evil.test", headers=forwarded).head("/v1/models?key=secret")
         await send(world.service.asgi, evil)

@@ -272,7 +272,7 @@ async def test_without_a_database() -> None:
     """Where nothing is kept, feedback is a line of the log, and says so; it is bounded all the same."""
     async with ServiceWorld(one=status(530), two=healthy()) as world:
         events: list[Any] = []
-        world.service.events._subscribers += (events.append,)
+        world.service.events.subscribe(events.append)
         answered = await world.ask()
         said = {"kind": "answer", "value": -1, "note": "No", "request_id": answered.headers["x-request-id"]}
         given = await world.client.request("POST", PATH, json=said)

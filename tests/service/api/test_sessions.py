@@ -29,7 +29,7 @@ class SessionWorld(ServiceWorld):
         options = {"options": {"session": SessionSettings()}, "session_secrets": (SECRET,)}
         super().__init__(one=healthy(), **(options | more))
         self.events: list[Event] = []
-        self.service.events._subscribers += (self.events.append,)
+        self.service.events.subscribe(self.events.append)
 
     async def begin(self, cookie: str = "", **headers: str) -> AppResponse:
         """Ask for a session, as the page does."""

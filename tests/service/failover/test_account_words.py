@@ -90,7 +90,7 @@ async def test_a_key_that_comes_back(number: int, stream: bool) -> None:
     refusal = status(number, json.dumps({"error": said}).encode(), {"x-request-id": KEY})
     seen: list[str] = []
     async with ServiceWorld(one=refusal, keys={"one": (KEY,)}) as world:
-        world.service.events._subscribers += (lambda event: seen.append(repr(event)),)
+        world.service.events.subscribe(lambda event: seen.append(repr(event)))
         answers = [await world.ask(stream=stream) for _ in range(2)]
         pages = [await world.client.request("GET", page) for page in ("/status", "/metrics")]
         assert seen

@@ -32,7 +32,7 @@ CRASH = Crashed("r-1", "KeyError at chat.py:1")
 def notified(world: HookedWorld) -> list[NotificationEnded]:
     """Return the events of messages, as they come."""
     events: list[Any] = []
-    world.service.events._subscribers += (events.append,)
+    world.service.events.subscribe(events.append)
     return events
 
 
