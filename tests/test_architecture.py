@@ -19,6 +19,7 @@ from dub5.service.telemetry import event_tables
 from dub5.service.telemetry.board import StatusBoard
 from dub5.service.telemetry.logs import EventLogger
 from dub5.service.telemetry.metrics import Metrics
+from dub5.service.telemetry.request_metrics import RequestMetrics
 from tests.support.levels import LEVELS
 from tests.support.source import PARTS, ROOT, Source, is_ours, sources
 
@@ -198,7 +199,10 @@ def test_every_event_is_heard() -> None:
     kinds = {kind for _, kind in inspect.getmembers(events, inspect.isclass) if _is_event(kind)}
     assert kinds == set(get_args(events.Event))
     tables = (
-        (Metrics.METHODS, event_tables.COUNTS.keys() | event_tables.LOG_ONLY),
+        (
+            Metrics.METHODS.keys() | RequestMetrics.METHODS.keys(),
+            event_tables.COUNTS.keys() | event_tables.LOG_ONLY,
+        ),
         (StatusBoard.METHODS, event_tables.HAPPENED),
         (EventLogger.METHODS, event_tables.LINES),
     )

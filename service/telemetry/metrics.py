@@ -10,107 +10,47 @@ finished points.
 # A MeterProvider starts threads in a process that uvloop forks, before the new program runs. The fork holds
 # their lock, and a handler that this import registers gives it back: it must come before the provider's.
 import concurrent.futures.thread  # noqa: F401
-import math
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    HistogramDataPoint,
-    MetricsData,
-    ResourceMetrics,
-    ScopeMetrics,
-)
-from opentelemetry.sdk.metrics.export import Histogram as HistogramData
-from opentelemetry.sdk.metrics.export import Metric as MetricData
+from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, generate_latest
 
 from dub5.service import clock
-from dub5.service.errors import Overloaded
 from dub5.service.events import (
-    AttemptEnded,
     DocumentRead,
     DrainBegan,
-    Event,
+    EventHandlers,
     JobStepEnded,
     QueueLeft,
-    RequestEnded,
     ResumedFrom,
     RouteMeasure,
     SecurityKind,
     StatementEnded,
     WritesForgotten,
+    methods_of,
 )
-from dub5.service.model import ChatRequest, Outcome, Target
+from dub5.service.model import Outcome, Target
 from dub5.service.resilience.health import TargetSnapshot
 from dub5.service.telemetry import names, process
-from dub5.service.telemetry.attempt_views import OK, STOPPED, failed_over
-from dub5.service.telemetry.costs import CostCounters
 from dub5.service.telemetry.degradation import RouteTotals
-from dub5.service.telemetry.event_tables import COUNTS, KnownNames, Labels
+from dub5.service.telemetry.event_tables import COUNTS, CountRule, KnownNames, Labels
+from dub5.service.telemetry.histogram import Histogram
 from dub5.service.telemetry.host import HostUsage, read_host
-from dub5.service.telemetry.names import OTHER, Metric, MetricKind
+from dub5.service.telemetry.names import Metric, MetricKind
 from dub5.service.telemetry.process_watch import GENERATIONS, ProcessWatch
+from dub5.service.telemetry.request_metrics import BOOLEAN_LABELS, RequestMetrics
 
 # Of no chat request: Python reads an object of 30 attributes or more slowly, and each request would pay.
 RARELY = (names.STORE_DURATION, names.DOCUMENT_READ, names.JOB_STEP_DURATION, names.LOOP_LAG, names.GC_PAUSE)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ReadValues = Callable[[], Iterable[tuple[Labels, float]]]
-BOOLEAN_LABELS = {True: "true", False: "false"}
-UNKNOWN = (OTHER, OTHER)
-FAILED = "failed"  # error.type of an attempt's duration; a histogram per reason would make scrapes slow
-
-
-class Histogram:
-    """A histogram: counts per bucket, for each set of labels."""
-
-    def __init__(self, metric: Metric) -> None:
-        self.metric = metric
-        self._rows: dict[Labels, list[float]] = {}  # the sum, then the count of each bucket
-
-    def start(self, labels: Labels) -> list[float]:
-        """Begin a series at zero, and return its row."""
-        return self._rows.setdefault(labels, [0.0] * (len(self.metric.buckets) + 2))
-
-    def record(self, value: float, labels: Labels) -> None:
-        """Add one value, in the metric's unit."""
-        row = self._rows.get(labels)
-        if row is None:
-            row = self.start(labels)
-        row[0] += value
-        row[1 + bisect_left(self.metric.buckets, value)] += 1
-
-    def counts(self, labels: Labels) -> Sequence[float]:
-        """Return the count of each bucket."""
-        row = self._rows.get(labels)
-        return row[1:] if row is not None else [0.0] * (len(self.metric.buckets) + 1)
-
-    def collect(self, at_ns: int) -> MetricData:
-        """Return all points in OpenTelemetry's format."""
-        points = [self._point(labels, row, at_ns) for labels, row in self._rows.items()]
-        data = HistogramData(points, AggregationTemporality.CUMULATIVE)
-        return MetricData(self.metric.name, self.metric.help, self.metric.unit, data)
-
-    def _point(self, labels: Labels, row: list[float], at_ns: int) -> HistogramDataPoint:
-        counts = [int(count) for count in row[1:]]
-        return HistogramDataPoint(
-            attributes=dict(zip(self.metric.labels, labels, strict=True)),
-            start_time_unix_nano=0,  # unknown
-            time_unix_nano=at_ns,
-            count=sum(counts),
-            sum=row[0],
-            bucket_counts=counts,
-            explicit_bounds=self.metric.buckets,
-            min=math.inf,  # not kept
-            max=-math.inf,
-        )
 
 
 class HistogramReader(PrometheusMetricReader):
@@ -153,7 +93,6 @@ class Metrics:
         states: Callable[[], Sequence[TargetSnapshot]],
     ) -> None:
         self._known = KnownNames()
-        self._reasons: dict[str, str] = {reason: reason for reason in names.REASONS}
         self._histograms: list[Histogram] = []
         self._registry = CollectorRegistry()
         self._meter_provider = MeterProvider(
@@ -166,17 +105,23 @@ class Metrics:
         self._has_store = False
         self._states = states
         self._scraped: tuple[Sequence[TargetSnapshot], HostUsage] = (), HostUsage()  # at this scrape
+        self._of_requests = RequestMetrics(self._known, self._counter, self._histogram)
         self._make_counters()
         self.add_labels(routes, targets, hosts)
         self._make_histograms()
         self._make_gauges(in_flight)
         self._observe(names.QUEUE_WAITING, lambda: [((), waiting())])
-        self._cost_counters: defaultdict[str, CostCounters] = defaultdict(CostCounters)  # by target
-        self._observe(names.TOKENS_SPENT, self._read_tokens)
-        self._observe(names.COST, self._read_costs)
+        self._observe(names.TOKENS_SPENT, self._of_requests.read_tokens)
+        self._observe(names.COST, self._of_requests.read_costs)
+        self.count = EventHandlers(
+            {kind: self._adder(rule) for kind, rule in COUNTS.items()}
+            | methods_of(self, self.METHODS)
+            | methods_of(self._of_requests, RequestMetrics.METHODS)
+        )
 
     def add_labels(self, routes: Iterable[str], targets: Iterable[Target], hosts: Iterable[str]) -> None:
         """Add the names of new settings. Old names stay: requests to them may still be in flight."""
+        self._of_requests.count_waiting()  # by the names of their time
         self._known.add(routes, targets, hosts)
         self._start_at_zero()
 
@@ -212,25 +157,12 @@ class Metrics:
                 self._counters[names.HEALTH_CHANGES][target, after] += 0
 
     def _make_counters(self) -> None:
-        self._requests = self._counter(names.REQUESTS)
-        self._errors = self._counter(names.ERRORS)
-        self._failovers = self._counter(names.FAILOVERS)
-        self._degraded = self._counter(names.DEGRADED)
         self._queue = self._counter(names.QUEUE)
-        self._attempts = self._counter(names.ATTEMPTS)
-        self._passed_over = self._counter(names.PASSED_OVER)
         self._forgotten = self._counter(names.STORE_FORGOTTEN)
         self._counters = {metric: self._counter(metric) for metric, _ in COUNTS.values()}
 
     def _make_histograms(self) -> None:
-        self._duration = self._histogram(names.DURATION)
-        self._first_token = self._histogram(names.FIRST_TOKEN)
-        self._per_token = self._histogram(names.PER_TOKEN)
-        self._overhead = self._histogram(names.OVERHEAD)
         self._queue_wait = self._histogram(names.QUEUE_WAIT)
-        self._attempt_duration = self._histogram(names.ATTEMPT_DURATION)
-        self._first_chunk = self._histogram(names.FIRST_CHUNK)
-        self._token_usage = self._histogram(names.TOKEN_USAGE)
         self._rarely = {metric: self._histogram(metric) for metric in RARELY}
 
     def _make_gauges(self, in_flight: Callable[[], int]) -> None:
@@ -287,13 +219,14 @@ class Metrics:
         else:
             self._meter.create_observable_gauge(metric.name, [observe], metric.unit, metric.help)
 
-    def count(self, event: Event) -> None:
-        """Count one event."""
-        method = self.METHODS.get(type(event))
-        if method is not None:
-            method(self, event)
-        elif (count := COUNTS.get(type(event))) is not None:
-            self._counters[count.metric][count.labels(event, self._known)] += 1
+    def _adder(self, rule: CountRule) -> Callable[[Any], None]:
+        """Return what adds one to the counter of an event."""
+        counter, labels, known = self._counters[rule.metric], rule.labels, self._known
+
+        def add_one(event: Any) -> None:
+            counter[labels(event, known)] += 1
+
+        return add_one
 
     def _drain_began(self, event: DrainBegan) -> None:
         self._draining = 1
@@ -371,19 +304,7 @@ class Metrics:
 
     def route_totals(self) -> dict[str, RouteTotals]:
         """Return what each route of the settings has done since the start, as degradation.py looks at it."""
-        return {
-            route: RouteTotals(
-                self._requests_of(route, Outcome.COMPLETE),
-                self._requests_of(route, Outcome.FAILED, Outcome.CUT, Outcome.DEGRADED)
-                + self._errors.get((route, Overloaded.code), 0),  # refused, and no fault of the client
-                self._first_token.counts((route, BOOLEAN_LABELS[False])),
-            )
-            for route in self._known.routes
-        }
-
-    def _requests_of(self, route: str, *outcomes: Outcome) -> float:
-        labels = ((route, outcome, stream) for outcome in outcomes for stream in BOOLEAN_LABELS.values())
-        return sum(self._requests.get(each, 0) for each in labels)
+        return self._of_requests.route_totals()
 
     def observe_keys(
         self, rows: Callable[[], list[dict[str, Any]]], cost: Callable[[], Iterable[tuple[Labels, float]]]
@@ -430,79 +351,9 @@ class Metrics:
         self._queue[route, event.priority, event.how] += 1
         self._queue_wait.record(event.waited_s, (route, event.how))
 
-    def _attempt_ended(self, event: AttemptEnded) -> None:
-        attempt = event.attempt
-        target = self._known.scope(attempt.target)
-        kind = attempt.kind if attempt.kind in names.ATTEMPT_KINDS else OTHER
-        self._attempts[target, self._reason(attempt.reason), kind] += 1
-        if attempt.usage is not None:
-            self._cost_counters[target].note(attempt)
-        if attempt.reason not in STOPPED:
-            error = "" if attempt.reason == OK else FAILED
-            took_s = attempt.ended_s - attempt.started_s
-            self._attempt_duration.record(took_s, self._labels(event, attempt.target, error))
-
-    def _request_ended(self, event: RequestEnded) -> None:
-        route = self._known.route(event.route)
-        self._requests[route, event.outcome, BOOLEAN_LABELS[event.stream]] += 1
-        if event.code is not None:
-            self._errors[route, event.code if event.code in names.CODES else OTHER] += 1
-        if len(event.attempts) > 1 and failed_over(event):
-            self._failovers[route,] += 1
-        if event.outcome is Outcome.DEGRADED and event.degraded is not None:
-            self._degraded[route, event.degraded] += 1
-        for attempt in () if event.shared else event.attempts:
-            if not attempt.tried:
-                target = self._known.scope(attempt.target)
-                self._passed_over[target, self._reason(attempt.reason)] += 1
-        self._duration.record(event.total_s, (route, event.outcome))
-        if event.first_token_s is not None:
-            self._overhead.record(event.overhead_s, (route,))
-        if event.stream:
-            self._stream_ended(event, route)
-        if event.usage is not None and event.target is not None and not (event.cached or event.shared):
-            self._token_usage.record(event.usage.prompt_tokens, self._labels(event, event.target, "input"))
-            if event.operation == ChatRequest.operation:  # no other operation has output tokens
-                labels = self._labels(event, event.target, "output")
-                self._token_usage.record(event.usage.completion_tokens, labels)
-
-    def _stream_ended(self, event: RequestEnded, route: str) -> None:
-        for attempt in () if event.shared else event.attempts:
-            if attempt.first_token_s is not None:
-                took_s = attempt.first_token_s - attempt.started_s
-                self._first_chunk.record(took_s, self._labels(event, attempt.target)[:3])
-        if event.first_token_s is None:
-            return
-        if event.outcome is Outcome.DEGRADED:
-            return  # a fallback answer has no first token
-        self._first_token.record(event.first_token_s, (route, BOOLEAN_LABELS[event.cached]))
-        if event.outcome is Outcome.COMPLETE and event.usage and not (event.cached or event.shared):
-            gaps = event.usage.completion_tokens - 1
-            if gaps > 0:
-                self._per_token.record((event.total_s - event.first_token_s) / gaps, (route,))
-
-    def _labels(self, event: AttemptEnded | RequestEnded, target: str, last: str = "") -> Labels:
-        provider, model = self._known.targets.get(target, UNKNOWN)
-        return event.operation, provider, model, last
-
-    def _reason(self, reason: str) -> str:
-        known = self._reasons.get(reason)
-        return known if known is not None else names.reason_label(reason)
-
-    def _read_tokens(self) -> Iterator[tuple[Labels, float]]:
-        for target, costs in self._cost_counters.items():
-            for certainty, totals in costs.by_certainty():
-                yield (target, "input", certainty), totals.prompt_tokens
-                yield (target, "output", certainty), totals.completion_tokens
-
-    def _read_costs(self) -> Iterator[tuple[Labels, float]]:
-        for target, costs in self._cost_counters.items():
-            for certainty, totals in costs.by_certainty():
-                if totals.cost_usd is not None:
-                    yield (target, certainty), totals.cost_usd
-
     def scrape(self) -> bytes:
         """Render all metrics as `CONTENT_TYPE`. Call it inside the running loop, which dates histograms."""
+        self._of_requests.count_waiting()
         self._scraped = self._states(), read_host()
         return generate_latest(self._registry)
 
@@ -511,12 +362,10 @@ class Metrics:
         self._meter_provider.shutdown()
 
     METHODS: ClassVar[Mapping[type, Callable[["Metrics", Any], None]]] = {
-        AttemptEnded: _attempt_ended,
         DocumentRead: _document_read,
         DrainBegan: _drain_began,
         JobStepEnded: _job_step_ended,
         QueueLeft: _queue_left,
-        RequestEnded: _request_ended,
         StatementEnded: _statement_ended,
         WritesForgotten: _writes_forgotten,
     }
