@@ -34,6 +34,7 @@ from dub5.service.providers.openai import DONE, json_headers, sse_event
 from dub5.service.providers.quota_left import ANTHROPIC_QUOTA
 from dub5.service.providers.slices import Steps, finish
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder
+from dub5.service.providers.text_form import FORMS_MAX, TextForm, learn
 from dub5.service.providers.usage import (
     asked_tokens,
     estimate,
@@ -205,8 +206,15 @@ class AnthropicStream:
         self._answer_chars = 0
         self._calls: dict[int, int] = {}  # index of a tool_use block -> index of the tool call
         self._without_arguments: set[int] = set()  # tool_use blocks whose first argument has not come yet
+        self._event_bytes_max = event_bytes_max
+        self._form: TextForm | None = None  # of the last text
+        self._forms_left = FORMS_MAX
+        self._around = (b"", b"")  # the text of a chunk in the form that it is translated to
 
     def feed(self, data: bytes) -> list[Chunk]:
+        form = self._form
+        if form is not None and self._sse.between_events and (text := form.text(data)):
+            return [self._same_form(text)]
         chunks: list[Chunk] = []
         try:
             for name, payload in self._sse.feed(data):
@@ -268,6 +276,7 @@ class AnthropicStream:
         index = event.index or 0
         match event.type:
             case "message_start" if event.message is not None:
+                self._form = None
                 self._count(event.message.usage)
                 self._head["model"] = event.message.model or self._head["model"]
                 return self._delta({"role": "assistant", "content": ""})
@@ -276,6 +285,8 @@ class AnthropicStream:
                     return self._call(index, event.content_block)
                 return self._content(index, event.content_block)
             case "content_block_delta" if event.delta is not None:
+                if self._forms_left and (event.delta.text or event.delta.thinking):
+                    self._learn(event.delta, payload, name)
                 return self._content(index, event.delta)
             case "content_block_stop" if index in self._without_arguments:
                 # OpenAI clients expect an object as arguments, even for a tool without parameters.
@@ -287,7 +298,7 @@ class AnthropicStream:
                     self._has_stop_reason = True
                     return self._delta({}, finish)
             case "message_stop":
-                self.finished, self.ended = self._has_stop_reason, True
+                self.finished, self.ended, self._form = self._has_stop_reason, True, None
             case "error":
                 raise event_fault(payload)
             case kind if kind not in ANSWER_EVENTS:
@@ -316,6 +327,25 @@ class AnthropicStream:
         if delta.partial_json and index in self._calls:
             return self._arguments(index, delta.partial_json)
         return None
+
+    def _learn(self, delta: _Block, payload: bytes, name: bytes) -> None:
+        """Learn the form of an event with a text, and that of its translation."""
+        field, translated = ("text", "content") if delta.text else ("thinking", "reasoning_content")
+        text_of = lambda other: getattr(_EVENT.decode(other).delta, field)
+        self._forms_left -= 1
+        line = b"event: %s\n" % name if name else b""
+        form = learn(line + b"data: ", payload, field, self._event_bytes_max, text_of)
+        if form is not None:
+            chunk = self._delta({translated: ""}, content=True)
+            before, key, after = chunk.raw.rpartition(b'"%s":' % translated.encode())
+            self._form, self._around = form, (before + key, after.removeprefix(b'""'))
+
+    def _same_form(self, text: str) -> Chunk:
+        """Return the chunk of an event in the form that was learned."""
+        before, after = self._around
+        self._answer_chars += ascii_chars(text)
+        self._has_stop_reason = False  # it was none: the answer goes on
+        return Chunk(before + msgspec.json.encode(text) + after, True)
 
     def _call(self, index: int, block: _Block) -> Chunk:
         """Return the first chunk of a tool call; its arguments mostly follow piece by piece."""

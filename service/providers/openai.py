@@ -28,6 +28,7 @@ from dub5.service.providers.loose import undecodable
 from dub5.service.providers.quota_left import OPENAI_QUOTA
 from dub5.service.providers.slices import Steps, finish
 from dub5.service.providers.sse import ANSWER_NAMES, BOM, EventTooLong, SseDecoder
+from dub5.service.providers.text_form import FORMS_MAX, TextForm, learn
 from dub5.service.providers.usage import (
     add_usage,
     calls_chars,
@@ -37,9 +38,11 @@ from dub5.service.providers.usage import (
     text_chars,
     usage_json,
 )
+from dub5.service.tokens import ascii_chars
 
 DONE = b"[DONE]"
 CONTENT = ("choices", "delta")  # they hold the answer
+TEXTS = ("content", "reasoning_content", "reasoning")  # a text alone in a delta
 WITH_USAGE = Raw(b'{"include_usage":true}')
 
 
@@ -81,6 +84,12 @@ class _Part(Struct):
             more = (self.refusal, self.reasoning_content or self.reasoning)
             chars += sum(map(text_chars, more)) + calls_chars(self.tool_calls)
         return chars
+
+    def only_text(self) -> str | None:
+        """Return the name of the field with the text, if there is nothing else."""
+        names = [name for name in self.__struct_fields__ if getattr(self, name)]
+        is_text = len(names) == 1 and names[0] in TEXTS and isinstance(getattr(self, names[0]), str)
+        return names[0] if is_text else None
 
 
 # Some servers write [] for an object without fields.
@@ -221,13 +230,20 @@ class OpenAIStream:
         self._usage_payload = b""  # the provider's own chunk for it
         self._answer_chars = 0
         self._last = b""
+        self._event_bytes_max = event_bytes_max
         self._sse = SseDecoder(event_bytes_max)
         self._ends = ChoiceEnds(request.body.n or 1)
         self._withheld: dict[int, object] = {}  # finish reasons that may be none: they are told at the end
         self._calls: CallIndexes | None = None
         self._unreadable: ProviderFault | None = None  # an event that was skipped: it may explain a bad end
+        self._form: TextForm | None = None  # of the last text, until a choice ends
+        self._forms_left = FORMS_MAX
 
     def feed(self, data: bytes) -> list[Chunk]:
+        form = self._form
+        if form is not None and self._sse.between_events and (text := form.text(data)):
+            self._answer_chars += len(text) if text.isascii() else ascii_chars(text)
+            return [Chunk(data, True)]
         chunks: list[Chunk] = []
         try:
             for name, payload in self._sse.feed(data):
@@ -236,7 +252,11 @@ class OpenAIStream:
                 try:
                     if payload[:1] != b"{" and self.is_other(payload, name):
                         continue
-                    if (chunk := self.chunk(payload, name)) is not None:
+                    raw = sse_event(payload)
+                    if self._form is not None and (text := self._form.text(raw)):
+                        self._answer_chars += ascii_chars(text)
+                        chunks.append(Chunk(raw, True))
+                    elif (chunk := self.chunk(payload, name)) is not None:
                         chunks.append(chunk)
                 except ProviderFault as fault:
                     add_several(self, payload, name, fault, chunks)
@@ -288,7 +308,7 @@ class OpenAIStream:
             elif index is not None:
                 ends.open.add(index)
         if ends.ended:
-            self.finished = ends.certain()
+            self.finished, self._form, self._forms_left = ends.certain(), None, 0
         self._last = payload
         if finish is not None:
             payload = self._withhold(parsed.listed(), payload, early=content or not self._answer_chars)
@@ -296,7 +316,19 @@ class OpenAIStream:
         if parsed.usage is not None:
             usage = self._count(parsed.usage)
             payload = _without_usage(payload)
+        elif self._forms_left and content:
+            self._learn(parsed.listed(), payload)
         return Chunk(sse_event(payload), content, finish, usage)
+
+    def _learn(self, choices: list[_Choice], payload: bytes) -> None:
+        """Learn the form of a chunk of text."""
+        part = choices[0].delta
+        if len(choices) == 1 and isinstance(part, _Part) and (field := part.only_text()):
+            self._forms_left -= 1
+            form = learn(
+                b"data: ", payload, field, self._event_bytes_max, lambda other: _text_of(other, field)
+            )
+            self._form = form or self._form
 
     def _without_choices(self, parsed: _Body, payload: bytes, name: bytes) -> Chunk | None:
         """Take the usage of an event without choices. Raises ProviderFault for an error."""
@@ -319,7 +351,7 @@ class OpenAIStream:
         if payload[:1] == b"{":
             return False
         if payload[:6] == DONE:
-            self.ended = True
+            self.ended, self._form = True, None
             self.finished = self.finished or self._ends.whole(done=True)
         elif name == b"error" or (payload[:1] == b"[" and event_fault(payload).message):
             raise event_fault(payload)
@@ -379,6 +411,12 @@ def decode_body(body: bytes) -> _Body:
     if parsed.error and _is_error(parsed.error):
         raise event_fault(body)
     return parsed
+
+
+def _text_of(payload: bytes, field: str) -> object:
+    """Return a field of the first choice's delta."""
+    choices = _BODY.decode(payload).choices
+    return getattr(choices[0].delta, field) if isinstance(choices, list) else None
 
 
 def _is_error(error: object) -> bool:
