@@ -47,6 +47,7 @@ class Timeouts:
         task = asyncio.current_task()
         assert task is not None, "its waits are those of a task"
         self.task: asyncio.Task[Any] = task
+        self.began_s = NEVER  # of the last wait
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at_s = NEVER  # of the timer; NEVER without one
         self._until_s = NEVER
@@ -61,7 +62,7 @@ class Timeouts:
 
     async def run(self, name: str, limit_s: float, awaitable: Awaitable[T]) -> T:
         """Await for at most `limit_s` seconds. Return the result. Raises TimedOut, CutShort."""
-        now_s = self._loop.time()
+        self.began_s = now_s = self._loop.time()
         self._limit_at_s = at_s = now_s + limit_s
         until_s = at_s if at_s < self.deadline_s else self.deadline_s  # noqa: FURB136 `min` takes longer
         self._until_s = until_s

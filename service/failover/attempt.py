@@ -5,7 +5,7 @@ StreamedAnswer.read    chunks as they are ready; the end is an honest end, or it
 StreamedAnswer.aclose  always called: releases the permit, closes the connection, completes the trail
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -355,14 +355,15 @@ class StreamedAnswer:
         self._body = body
         self._reader = reader
         self.held = held
-        self._waited_s = 0.0
+        self._between_tokens_s = attempt.context.timeout_options.between_tokens_s
+        self._waited_s = 0.0  # since the last content
         self._at_end = False  # the body has no more bytes
         self._done = False
 
     @property
     def usage(self) -> Usage | None:
         """The tokens used, at the end or so far."""
-        return self._attempt.usage or self._reader.usage_so_far()
+        return self._reader.usage_so_far()
 
     def move_to(self, timeouts: Timeouts) -> None:
         """Let another task read the answer, under its own timeouts."""
@@ -380,12 +381,15 @@ class StreamedAnswer:
         """
         if self.held:
             chunks, self.held = self.held, []
-            return self._observe(chunks)
+            return chunks
         while not self._done:
             try:
-                chunks = await self._read_more()
+                waiting = self._next_bytes()
+                chunks = self._decode(b"" if waiting is None else await waiting)
             except ATTEMPT_ERRORS as error:
-                raise self._cut_error(self._attempt.classified(error)) from None
+                if not self._reader.finished:
+                    raise self._cut_error(self._attempt.classified(error)) from None
+                chunks = self._decode(b"")  # the answer is whole; its framing broke
             if chunks:
                 return chunks
         self._attempt.end(None)
@@ -398,7 +402,13 @@ class StreamedAnswer:
         """
         size = 0
         while not self._done:
-            chunks = await self._read_more()
+            try:
+                waiting = self._next_bytes()
+                chunks = self._decode(b"" if waiting is None else await waiting)
+            except ATTEMPT_ERRORS:
+                if not self._reader.finished:
+                    raise
+                chunks = self._decode(b"")
             self.held += chunks
             size += sum(len(chunk.raw) for chunk in chunks)
             if size > WHOLE_BYTES_MAX:
@@ -428,37 +438,31 @@ class StreamedAnswer:
         wanted = classification is not SUPERSEDED
         await self._attempt.close(at_end=wanted and self._done and self._reader.ended)
 
-    async def _read_more(self) -> list[Chunk]:
-        """Return the chunks of one read, or the last ones of a whole answer whose framing broke.
+    def _next_bytes(self) -> Awaitable[bytes] | None:
+        """Return a wait for the next bytes; None if no more are to come.
 
-        The timeout between tokens runs only while we wait, and only content resets it. Raises one of
-        ATTEMPT_ERRORS.
+        The timeout between tokens runs only while we wait, and only content resets it. Raises the fault that
+        followed the last good chunk; the wait raises TimedOut, WireFailure.
         """
-        reader, attempt, data = self._reader, self._attempt, b""
-        try:
-            if reader.fault is not None:
-                raise reader.fault
-            if not (reader.ended or self._at_end):
-                before_s = clock.now()
-                limit_s = TAIL_S if reader.finished else attempt.context.timeout_options.between_tokens_s
-                limit_s -= self._waited_s
-                data = await attempt.timeouts.run("between_tokens", limit_s, self._body.read())
-                self._waited_s += clock.now() - before_s
-            self._done = not data
-            chunks = reader.feed(data) if data else reader.end()
-        except ATTEMPT_ERRORS:
-            if not reader.finished:
-                raise
-            self._done = True
-            chunks = reader.end()
-        return self._observe(chunks)
+        reader = self._reader
+        if reader.fault is not None:
+            raise reader.fault
+        if reader.ended or self._at_end:
+            return None
+        limit_s = TAIL_S if reader.finished else self._between_tokens_s
+        return self._attempt.timeouts.run("between_tokens", limit_s - self._waited_s, self._body.read())
 
-    def _observe(self, chunks: list[Chunk]) -> list[Chunk]:
+    def _decode(self, data: bytes) -> list[Chunk]:
+        """Return the chunks of the next bytes, or the last ones. Raises ProviderFault if they are cut off."""
+        if not data:
+            self._done = True
+            return self._reader.end()
+        chunks = self._reader.feed(data)
         for chunk in chunks:
             if chunk.has_content or chunk.finish_reason is not None:
                 self._waited_s = 0.0
-            if chunk.usage is not None:
-                self._attempt.usage = chunk.usage
+                return chunks
+        self._waited_s += clock.now() - self._attempt.timeouts.began_s
         return chunks
 
     def _cut_error(self, classification: Classification) -> StreamCut:
