@@ -189,12 +189,16 @@ class Price(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """One event of a stream. `raw` is ready for an OpenAI client; the service reads the other fields."""
+    """One event of a stream. `raw` is ready for an OpenAI client; the service reads the other fields.
+
+    `text`: all that the event says, where it differs only in its text from one before.
+    """
 
     raw: bytes
     has_content: bool = False
     finish_reason: str | None = None
     usage: Usage | None = None
+    text: str = ""
 
 
 class Chunks(Protocol):

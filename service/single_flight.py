@@ -118,9 +118,11 @@ class SharedCall(Generic[G]):
         self._events = events
         self._bytes_max = bytes_max
         self._close = close
+        self.count = 0  # of all chunks, dropped ones included
         self._chunks: list[Chunk] = []
         self._dropped = 0  # chunks that every subscriber has read
         self._bytes = 0  # of all chunks, dropped ones included
+        self._may_be_ahead_bytes = 0  # at so many bytes it has to be seen how far everybody has read
         self._waiting: list[asyncio.Future[None]] = []
         self._room: asyncio.Future[None] | None = None
         self.task = asyncio.create_task(self._run(fetch), name=f"flight {first.request.id}")
@@ -129,6 +131,7 @@ class SharedCall(Generic[G]):
         """Add a subscriber."""
         subscriber = CallSubscriber(self, context, joined)
         self.subscribers.append(subscriber)
+        self._may_be_ahead_bytes = 0
         self.extend_deadline(context.timeouts.deadline_s)
         return subscriber
 
@@ -170,13 +173,14 @@ class SharedCall(Generic[G]):
     def take(self, subscriber: "CallSubscriber[G]") -> list[Chunk]:
         """Return the chunks that the subscriber has not read yet, up to PIECE_BYTES_MAX."""
         taken = self._chunks[subscriber.chunks_read - self._dropped :]
-        size = sum([len(chunk.raw) for chunk in taken])
+        size = _size(taken)
         while size > PIECE_BYTES_MAX and len(taken) > 1:
             taken = taken[: len(taken) // 2]
-            size = sum([len(chunk.raw) for chunk in taken])
+            size = _size(taken)
         subscriber.chunks_read += len(taken)
         subscriber.bytes_read += size
-        self._make_room()
+        if self._room is not None:
+            self._make_room()
         return taken
 
     async def _run(self, fetch: Fetch[G]) -> None:
@@ -199,10 +203,12 @@ class SharedCall(Generic[G]):
         try:
             while chunks := await stream.read():
                 self._chunks += chunks
-                self._bytes += sum([len(chunk.raw) for chunk in chunks])
-                self._forget()
+                self.count += len(chunks)
+                self._bytes += _size(chunks)
+                if self._bytes > KEPT_BYTES_MAX:
+                    self._forget()
                 self._wake()
-                while self._is_far_ahead():
+                while self._bytes > self._may_be_ahead_bytes and self._is_far_ahead():
                     self._room = asyncio.get_running_loop().create_future()
                     await self._room
             self._end(whole=True)
@@ -211,7 +217,7 @@ class SharedCall(Generic[G]):
 
     def _forget(self) -> None:
         """Drop what every subscriber of a long stream has read."""
-        if self._bytes > KEPT_BYTES_MAX and self.subscribers:
+        if self.subscribers:
             self._close(self)
             read = min(subscriber.chunks_read for subscriber in self.subscribers)
             del self._chunks[: read - self._dropped]
@@ -221,6 +227,7 @@ class SharedCall(Generic[G]):
         if not self.subscribers:
             return False
         read = [subscriber.bytes_read for subscriber in self.subscribers]
+        self._may_be_ahead_bytes = min(read) + min(AHEAD_BYTES_MAX, self._bytes_max)
         return self._bytes - max(read) > AHEAD_BYTES_MAX or self._bytes - min(read) > self._bytes_max
 
     def _make_room(self) -> None:
@@ -294,12 +301,12 @@ class CallSubscriber(Generic[G]):
 
     async def read(self) -> list[Chunk]:
         """Return the chunks that are ready, at least one; none at the honest end. Raises GatewayError."""
-        call = self._call
+        call, timeouts = self._call, self.context.timeouts
         # The deadline may be later than it was before the commit point.
-        call.extend_deadline(self.context.timeouts.deadline_s)
+        call.extend_deadline(timeouts.deadline_s)
         while True:
-            if chunks := call.take(self):
-                return chunks
+            if self.chunks_read < call.count:
+                return call.take(self)
             if call.whole:
                 return []
             await self._wait_for_more()
@@ -341,6 +348,10 @@ class CallSubscriber(Generic[G]):
         ours.trail[:] = [_shift(attempt, later_s, context.shared) for attempt in theirs.trail]
         ours.classifications, ours.given_up = theirs.classifications, theirs.given_up
         return ours.trail
+
+
+def _size(chunks: list[Chunk]) -> int:
+    return len(chunks[0].raw) if len(chunks) == 1 else sum([len(chunk.raw) for chunk in chunks])
 
 
 def _shift(attempt: AttemptRecord, later_s: float, shared: bool) -> AttemptRecord:

@@ -17,16 +17,20 @@ RECORDED_BYTES_MAX = 1024 * 1024
 PIECE_CHARS = 400  # the content of a replayed chunk: several chunks, so that clients see the answer grow
 
 
-def assemble(payloads: Iterable[bytes], counted: Usage | None = None) -> bytes | None:
+def assemble(payloads: Iterable[bytes | str], counted: Usage | None = None) -> bytes | None:
     """Return a chat.completion from the chunks of a finished stream, or None if it is more than plain text.
 
-    `counted`: the usage, in case the client did not ask for the usage chunk.
+    A string is the text of a chunk that is otherwise like one before. `counted`: the usage, in case the
+    client did not ask for the usage chunk.
     """
     head: dict[str, Any] = {}
     text: list[str] = []
     usage = finish = None
     try:
         for payload in payloads:
+            if isinstance(payload, str):
+                text.append(payload)
+                continue
             chunk = msgspec.json.decode(payload)
             head = head or {name: chunk[name] for name in ("id", "created", "model") if name in chunk}
             usage = chunk.get("usage") or usage
@@ -121,7 +125,7 @@ class RecordingStream:
         self._source = source
         self._keep = keep
         self._on_close = on_close
-        self._payloads: list[bytes] = []
+        self._payloads: list[bytes | str] = []
         self._bytes = 0
 
     @property
@@ -134,7 +138,7 @@ class RecordingStream:
         chunks = await self._source.read()
         for chunk in chunks:
             if chunk.raw and self._bytes <= RECORDED_BYTES_MAX:
-                self._payloads.append(sse_payload(chunk.raw))
+                self._payloads.append(chunk.text or sse_payload(chunk.raw))
                 self._bytes += len(chunk.raw)
         if not chunks and self._bytes <= RECORDED_BYTES_MAX:
             body = assemble(self._payloads, self._source.usage)

@@ -345,7 +345,7 @@ class AnthropicStream:
         before, after = self._around
         self._answer_chars += ascii_chars(text)
         self._has_stop_reason = False  # it was none: the answer goes on
-        return Chunk(before + msgspec.json.encode(text) + after, True)
+        return Chunk(before + msgspec.json.encode(text) + after, True, None, None, text)
 
     def _call(self, index: int, block: _Block) -> Chunk:
         """Return the first chunk of a tool call; its arguments mostly follow piece by piece."""

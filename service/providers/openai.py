@@ -243,7 +243,7 @@ class OpenAIStream:
         form = self._form
         if form is not None and self._sse.between_events and (text := form.text(data)):
             self._answer_chars += len(text) if text.isascii() else ascii_chars(text)
-            return [Chunk(data, True)]
+            return [Chunk(data, True, None, None, text)]
         chunks: list[Chunk] = []
         try:
             for name, payload in self._sse.feed(data):
@@ -255,7 +255,7 @@ class OpenAIStream:
                     raw = sse_event(payload)
                     if self._form is not None and (text := self._form.text(raw)):
                         self._answer_chars += ascii_chars(text)
-                        chunks.append(Chunk(raw, True))
+                        chunks.append(Chunk(raw, True, None, None, text))
                     elif (chunk := self.chunk(payload, name)) is not None:
                         chunks.append(chunk)
                 except ProviderFault as fault:

@@ -8,11 +8,13 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
+from dub5.service.model import Chunk
 from dub5.service.providers.anthropic import AnthropicDialect, AnthropicStream
 from dub5.service.providers.base import ProviderFault
 from dub5.service.providers.mistral import MistralDialect
-from dub5.service.providers.openai import OpenAIDialect, OpenAIStream
+from dub5.service.providers.openai import OpenAIDialect, OpenAIStream, sse_payload
 from dub5.service.providers.text_form import TextForm, learn
 from tests.support.dialect_requests import request
 from tests.support.examples import examples
@@ -112,7 +114,8 @@ def told(reader: Reader, pieces: list[bytes]) -> list[object]:
     """Return all that a reader says of a stream."""
     said: list[object] = []
     for piece in pieces:
-        said.append((reader.feed(piece), _reason(reader.fault), reader.finished, reader.ended))
+        chunks = [_without_text(chunk) for chunk in reader.feed(piece)]
+        said.append((chunks, _reason(reader.fault), reader.finished, reader.ended))
         if reader.fault is not None or reader.ended:
             break
     said.append(reader.usage_so_far())
@@ -121,6 +124,14 @@ def told(reader: Reader, pieces: list[bytes]) -> list[object]:
     except ProviderFault as fault:
         said.append(_reason(fault))
     return said
+
+
+def _without_text(chunk: Chunk) -> Chunk:
+    """Return the chunk as one that was decoded; if it has a text, it is what a client reads."""
+    if chunk.text:
+        (delta,) = [choice["delta"] for choice in json.loads(sse_payload(chunk.raw))["choices"]]
+        assert chunk.text in delta.values()
+    return structs.replace(chunk, text="")
 
 
 def _reason(fault: ProviderFault | None) -> str | None:
