@@ -132,18 +132,22 @@ class FrontPeer:
 
     def whole_body(self) -> bytes | None:
         """Return the body, if all of it is here."""
-        return None if self._more_body or self.disconnected else bytes(self._parts)
+        return None if self._more_body or self.disconnected else self._take()
 
     async def read(self) -> tuple[bytes, bool]:
         """Return the next part of the body, and whether more comes. Raises ClientGone."""
         if not self._parts and self._more_body and not self.disconnected:
-            self._protocol.flow.resume_reading()
             self._waiting = self._protocol.loop.create_future()
             await self._waiting
         if self.disconnected:
             raise ClientGone
+        return self._take(), self._more_body
+
+    def _take(self) -> bytes:
+        """Return what is here of the body, and read on: also the client's leaving is read."""
+        self._protocol.flow.resume_reading()
         part, self._parts = bytes(self._parts), bytearray()
-        return part, self._more_body
+        return part
 
     def watch(self, on_leave: Callable[[], None]) -> None:
         """Call `on_leave` when the connection is lost."""

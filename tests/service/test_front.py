@@ -252,18 +252,23 @@ async def test_paused_before_the_head() -> None:
         assert connection.received.endswith(b"}")
 
 
-async def test_a_large_body() -> None:
-    """A body is read no faster than its exchange takes it; afterwards the connection is read again."""
-    async with ServiceWorld(one=healthy()) as world:
+@pytest.mark.parametrize(("size", "gap_s"), [(300_000, 0.0), (120_000, 0.1)])
+async def test_a_large_body(size: int, gap_s: float) -> None:
+    """A body is read no faster than its exchange takes it, and is not kept; nor is the connection unread."""
+    async with ServiceWorld(one=healthy(first_s=2.0)) as world:
         connection, data = FrontConnection(world), sized(large(200_000))
         paused = 0
-        for piece in cut(data, 50_000):
-            connection.protocol.data_received(piece)  # the exchange has no turn in between
+        for piece in cut(data, size):
+            connection.protocol.data_received(piece)
             paused += connection.is_paused
+            await asyncio.sleep(gap_s)
         assert paused > 0
         await asyncio.sleep(1)
+        assert not connection.is_paused, "a client that leaves now must be noticed"
+        assert isinstance(connection.protocol.cycle, FrontPeer)
+        assert not connection.protocol.cycle._parts
+        await asyncio.sleep(2)
         assert statuses(connection.received) == (200,)
-        assert not connection.is_paused
 
 
 async def test_a_drain() -> None:
