@@ -86,13 +86,16 @@ class ResponseWriter:
         """
         async with asyncio.timeout(self._client_stall_s):
             if self.sent is Sent.NOTHING:
-                self.sent = Sent.HEARTBEATS
                 head = self._fit(SSE_HEADERS | headers)
                 waiting = self._peer.start(200, head, HEARTBEAT, more=True)
             else:
                 waiting = self._peer.write(HEARTBEAT, more=True)
-            if waiting is not None:
-                await waiting
+            try:
+                if waiting is not None:
+                    await waiting
+            finally:  # the answer may have come before the head was out: then it has one of its own
+                if self.sent is Sent.NOTHING and self._peer.started:
+                    self.sent = Sent.HEARTBEATS
 
     async def send_error(self, error: GatewayError) -> None:
         """Send the error as what is out still allows: a status and JSON, or a last event. Raises ClientGone.

@@ -252,6 +252,21 @@ async def test_paused_before_the_head() -> None:
         assert connection.received.endswith(b"}")
 
 
+@pytest.mark.parametrize("by_front", [True, False])
+async def test_an_answer_while_a_heartbeat_waits(by_front: bool) -> None:
+    """A client that could not be sent a heartbeat yet is sent the answer with its head."""
+    async with ServiceWorld(one=healthy(first_s=12.0), route={"delivery": "whole"}) as world:
+        connection = FrontConnection(world) if by_front else Connection(world.service.asgi)
+        connection.protocol.pause_writing()
+        await connection.send(STREAM)
+        await asyncio.sleep(15)
+        connection.protocol.resume_writing()
+        await asyncio.sleep(1)
+        assert statuses(connection.received) == (200,)
+        assert b"x-dub5-target: one/m\r\n" in connection.received
+        assert connection.received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
 @pytest.mark.parametrize(("size", "gap_s"), [(300_000, 0.0), (120_000, 0.1)])
 async def test_a_large_body(size: int, gap_s: float) -> None:
     """A body is read no faster than its exchange takes it, and is not kept; nor is the connection unread."""
