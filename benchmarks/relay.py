@@ -1,39 +1,44 @@
-"""The CPU time of the service as a multiple of an aiohttp relay that only forwards bytes.
+"""What the service costs, as a multiple of a bare relay that only forwards bytes (bare_relay.py).
 
-    client (here) --in turns--> dub5 serve --+--> canned upstream       four processes, real sockets
-                           '--> a bare aiohttp relay    --'
+    client (here) --in turns--> dub5 serve --+--> canned upstream (here)      three processes, real sockets
+                           '--> bare relay --'
 
     json        one JSON answer
+    cached      a JSON answer from the cache; the relay, which has none, asks the upstream
     chunk       one more chunk of a stream: the difference between long and short streams, per chunk
 
-    python -m benchmarks.relay --rounds 7
+    python -m benchmarks.relay --rounds 40
+    python -m benchmarks.relay --instructions        counted by callgrind, one process after the other
 
-Measured is the CPU time of the process in the middle, from /proc: the minimum of several rounds, taken in
-turns, so that a busy machine slows both alike. Linux only.
+Measured is the CPU time of the process in the middle, with all its threads, from /proc: the minimum of
+several rounds, taken in turns, so that a busy machine slows both alike. Linux only.
+
+A chunk of a stream leaves the upstream when the client has read the one before. So each chunk is read and
+written alone, however busy the machine is.
 """
 
 import argparse
 import asyncio
+import itertools
+import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import uvloop
 from aiohttp import web
 
 from benchmarks.canned import MESSAGES, WHOLE, chunk
 from benchmarks.conftest import machine
 from benchmarks.soak import process
 
-JSON_BATCH = 800
-STREAM_BATCH = 40
-SHORT, LONG = 10, 210  # chunks of a stream
-CONCURRENCY = 8
-PAUSE_S = 0.002  # between chunks, so that they arrive one by one
-UPSTREAM = web.AppKey("upstream", str)
-SESSION = web.AppKey("session", aiohttp.ClientSession)
+SHORT, LONG = "10", "110"  # chunks of a stream
+STALL_S = 60.0  # a chunk that does not come for so long never will
 SETTINGS = """
 [server]
 port = 0
@@ -44,117 +49,212 @@ base_url = "{upstream}/v1"
 [[route]]
 name = "chat"
 targets = ["one/m"]
+cache.enabled = true
 """
 SSE = {"content-type": "text/event-stream"}
 LAST = (chunk(finish_reason="stop"), b"data: [DONE]\n\n")
+WORD = b"word"  # in each chunk once
+TOTALS = re.compile(rb"^totals: (\d+)$", re.MULTILINE)
+KINDS: dict[str, dict[str, object]] = {  # fields of a request; `user` tells the upstream what to send
+    "json": {},
+    "cached": {"temperature": 0},
+    "short": {"stream": True, "user": SHORT},
+    "long": {"stream": True, "user": LONG},
+}
+Meter = Callable[[], Awaitable[float]]  # how much a process has spent until now
 
 
-async def answer(request: web.Request) -> web.StreamResponse:
-    """Answer as the upstream: one JSON body, or a stream of as many chunks as the field `user` says."""
-    body = await request.json()
-    if not body.get("stream"):
-        return web.Response(body=WHOLE, content_type="application/json")
-    response = web.StreamResponse(headers=SSE)
-    await response.prepare(request)
-    for i in range(int(body["user"])):
-        await response.write(chunk(delta={"content": f"word{i} "}))
-        await asyncio.sleep(PAUSE_S)
-    for part in LAST:
-        await response.write(part)
-    return response
+class PacedUpstream:
+    """The provider and its clients. A stream's next chunk is sent when the client has read the last."""
 
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+        self._names = itertools.count()
+        self._turns: dict[str, asyncio.Semaphore] = {}
 
-async def relay(request: web.Request) -> web.StreamResponse:
-    """Forward a request and its answer: the simplest relay."""
-    body, url = await request.read(), request.app[UPSTREAM]
-    headers = {"content-type": "application/json"}
-    async with request.app[SESSION].post(url + request.path, data=body, headers=headers) as upstream:
-        if upstream.content_type == "application/json":
-            return web.Response(body=await upstream.read(), content_type="application/json")
-        response = web.StreamResponse(headers=SSE)
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer as the provider: one JSON body, or a stream of as many chunks as `user` says."""
+        body = await request.json()
+        if not body.get("stream"):
+            return web.Response(body=WHOLE, content_type="application/json")
+        turn, response = self._turns[body["user"]], web.StreamResponse(headers=SSE)
         await response.prepare(request)
-        async for data in upstream.content.iter_any():
-            await response.write(data)
+        for i in range(int(body["user"].partition(" ")[0])):
+            await response.write(chunk(delta={"content": f"{WORD.decode()}{i} "}))
+            await turn.acquire()
+        for part in LAST:
+            await response.write(part)
         return response
 
+    async def ask(self, url: str, fields: dict[str, object]) -> None:
+        """Send a request as a client, and read its answer."""
+        body, turn = {"model": "chat", "messages": MESSAGES, **fields}, asyncio.Semaphore(0)
+        if "user" in fields:
+            name = body["user"] = f"{fields['user']} {next(self._names)}"
+            self._turns[name] = turn
+        async with self._session.post(url, json=body) as reply:
+            assert reply.status == 200, await reply.text()
+            async for data in reply.content.iter_any():
+                for _ in range(data.count(WORD)):
+                    turn.release()
 
-async def serve(upstream: str | None) -> None:
-    """Serve the relay, or without `upstream` the upstream, until stdin is closed."""
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", relay if upstream else answer)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        app[SESSION] = session
-        app[UPSTREAM] = upstream or ""
+
+@asynccontextmanager
+async def paced_upstream() -> AsyncIterator[tuple[PacedUpstream, str]]:
+    """Serve the upstream; yield it and its address."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=STALL_S)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        upstream, app = PacedUpstream(session), web.Application()
+        app.router.add_post("/v1/chat/completions", upstream.answer)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-        await runner.cleanup()
+        try:
+            yield upstream, f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """CPU time in microseconds."""
+class Workload:
+    """How many requests are measured at a time."""
 
-    json_us: float
-    chunk_us: float
+    json: int
+    streams: int
+    together: int
+
+
+TIMED = Workload(json=400, streams=24, together=8)
+COUNTED = Workload(json=100, streams=5, together=1)
 
 
 class MeasuredProcess:
-    """The service or the relay, and its CPU time."""
+    """The service or the relay, and the least that each kind of request has cost until now."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, pid: int) -> None:
-        self._session = session
+    def __init__(self, upstream: PacedUpstream, url: str, spent: Meter, workload: Workload) -> None:
+        self._upstream = upstream
         self._url = f"{url}/v1/chat/completions"
-        self._times = Path(f"/proc/{pid}/schedstat")
+        self._spent = spent
+        self._workload = workload
+        self._least: dict[str, float] = {}
 
-    async def round(self) -> Cost:
-        """Measure each kind of request once."""
-        short_us = await self._batch(STREAM_BATCH, {"stream": True, "user": str(SHORT)})
-        long_us = await self._batch(STREAM_BATCH, {"stream": True, "user": str(LONG)})
-        return Cost(await self._batch(JSON_BATCH, {}), (long_us - short_us) / (LONG - SHORT))
+    async def warm_up(self) -> None:
+        """Send every kind of request, without measuring."""
+        for kind in KINDS:
+            await self._send(kind)
 
-    async def _batch(self, count: int, fields: dict[str, object]) -> float:
-        """Send `count` requests; return the CPU time of one (us)."""
-        body, numbers = {"model": "chat", "messages": MESSAGES, **fields}, iter(range(count))
+    async def measure(self, kind: str) -> None:
+        """Measure a batch of requests. The minimum counts: noise only adds."""
+        before = await self._spent()
+        count = await self._send(kind)
+        each = (await self._spent() - before) / count
+        self._least[kind] = min(self._least.get(kind, each), each)
+
+    async def _send(self, kind: str) -> int:
+        fields, size = KINDS[kind], self._workload
+        count = size.streams if "stream" in fields else size.json
+        numbers = iter(range(count))
 
         async def worker() -> None:
             for _ in numbers:
-                async with self._session.post(self._url, json=body) as reply:
-                    assert reply.status == 200
-                    await reply.read()
+                await self._upstream.ask(self._url, fields)
 
-        before_us = self._cpu_us()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENCY):
-                group.create_task(worker())
-        return (self._cpu_us() - before_us) / count
+        await asyncio.gather(*(worker() for _ in range(size.together)))
+        return count
 
-    def _cpu_us(self) -> float:
-        return int(self._times.read_text(encoding="ascii").split()[0]) / 1000
+    @property
+    def cost(self) -> dict[str, float]:
+        """Return what a request of each kind costs."""
+        chunk_cost = (self._least["long"] - self._least["short"]) / (int(LONG) - int(SHORT))
+        return {"json": self._least["json"], "cached": self._least["cached"], "chunk": chunk_cost}
 
 
-def least(costs: Sequence[Cost]) -> Cost:
-    """Return the minimum of each cost: noise only adds time."""
-    return Cost(min(cost.json_us for cost in costs), min(cost.chunk_us for cost in costs))
+def cpu_us(pid: int) -> Meter:
+    """Return a meter of the CPU time of a process, all threads together, in microseconds."""
+    threads = Path(f"/proc/{pid}/task")
+
+    async def read() -> float:
+        times = [int((thread / "schedstat").read_bytes().split()[0]) for thread in threads.iterdir()]
+        return sum(times) / 1000
+
+    return read
 
 
-async def compare(rounds: int, folder: Path) -> tuple[Cost, Cost]:
-    """Measure the costs of service and relay."""
-    here, config = "benchmarks.relay", folder / "relay.toml"
-    async with process(folder, "upstream", here, "--serve", "") as (_, upstream):
-        config.write_text(SETTINGS.format(upstream=upstream), encoding="utf-8")
+def instructions(pid: int, profile: Path) -> Meter:
+    """Return a meter of the instructions of a process under callgrind, which writes parts of `profile`."""
+    counted, parts = 0.0, itertools.count(1)
+
+    async def read() -> float:
+        nonlocal counted
+        dump = await asyncio.create_subprocess_exec(
+            "vgdb", f"--pid={pid}", "dump", stderr=asyncio.subprocess.DEVNULL
+        )
+        if await dump.wait():
+            raise SystemExit(f"vgdb could not ask process {pid} for its counts")
+        total = TOTALS.search(Path(f"{profile}.{next(parts)}").read_bytes())
+        assert total is not None
+        counted += int(total[1])
+        return counted
+
+    return read
+
+
+def commands(folder: Path, upstream: str) -> dict[str, tuple[str, ...]]:
+    """Return the commands of the service and the relay."""
+    config = folder / "relay.toml"
+    config.write_text(SETTINGS.format(upstream=upstream), encoding="utf-8")
+    return {
+        "service": ("dub5.service", "serve", "--config", str(config)),
+        "relay": ("benchmarks.bare_relay", upstream),
+    }
+
+
+async def timed(rounds: int, folder: Path) -> list[dict[str, float]]:
+    """Measure the CPU time (us) of service and relay in turns."""
+    async with paced_upstream() as (upstream, url):
+        ours, theirs = commands(folder, url).values()
         async with (
-            process(folder, "service", "dub5.service", "serve", "--config", str(config)) as (service, line),
-            process(folder, "relay", here, "--serve", upstream) as (bare, relay_url),
-            aiohttp.ClientSession() as session,
+            process(folder, "service", *ours) as (service, line),
+            process(folder, "relay", *theirs) as (relay, address),
         ):
-            ours = MeasuredProcess(session, line.rpartition(" ")[2], service.pid)
-            theirs = MeasuredProcess(session, relay_url, bare.pid)
-            await ours.round(), await theirs.round()  # warm-up
-            costs = [(await ours.round(), await theirs.round()) for _ in range(rounds)]
-    return least([own for own, _ in costs]), least([other for _, other in costs])
+            both = [
+                MeasuredProcess(upstream, line.rpartition(" ")[2], cpu_us(service.pid), TIMED),
+                MeasuredProcess(upstream, address, cpu_us(relay.pid), TIMED),
+            ]
+            for each in both:
+                await each.warm_up()
+            for _ in range(rounds):
+                for kind in KINDS:
+                    for each in both:
+                        await each.measure(kind)
+    return [each.cost for each in both]
+
+
+async def counted(folder: Path) -> list[dict[str, float]]:
+    """Count the instructions of the service, then those of the relay."""
+    costs = []
+    async with paced_upstream() as (upstream, url):
+        for name, command in commands(folder, url).items():
+            print(f"counting the {name}: a minute or two", file=sys.stderr, flush=True)
+            profile = folder / f"{name}.callgrind"
+            tool = ("valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}")
+            async with process(folder, name, *command, under=tool) as (running, line):
+                address, meter = line.rpartition(" ")[2], instructions(running.pid, profile)
+                each = MeasuredProcess(upstream, address, meter, COUNTED)
+                await each.warm_up()
+                for kind in KINDS:
+                    await each.measure(kind)
+                costs.append(each.cost)
+    return costs
+
+
+def table(unit: str, ours: dict[str, float], bare: dict[str, float]) -> str:
+    """Format the costs for people."""
+    lines = [f"{unit:<16}{'service':>12}{'relay':>12}{'times':>8}"]
+    for name, cost in ours.items():
+        lines.append(f"{name:<16}{cost:>12,.1f}{bare[name]:>12,.1f}{cost / bare[name]:>8.2f}")
+    lines.append(f"answers from the cache for the cost of another: {ours['json'] / ours['cached']:.2f}")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -164,21 +264,22 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default: 5)")
-    parser.add_argument("--serve", metavar="UPSTREAM", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of each (default: 12)")
+    parser.add_argument("--instructions", action="store_true", help="count instructions, too")
     arguments = parser.parse_args()
-    if arguments.serve is not None:
-        asyncio.run(serve(arguments.serve or None))
-        return 0
     if not Path("/proc/self/schedstat").exists():
         print("SKIPPED: CPU time is read from /proc, which only Linux has.")
         return 0
-    with tempfile.TemporaryDirectory(prefix="dub5-relay-") as folder:
-        ours, bare = asyncio.run(compare(arguments.rounds, Path(folder)))
-    print(f"{'':8}{'service us':>12}{'relay us':>10}{'times':>8}")
-    print(f"{'json':8}{ours.json_us:>12.1f}{bare.json_us:>10.1f}{ours.json_us / bare.json_us:>8.2f}")
-    print(f"{'chunk':8}{ours.chunk_us:>12.1f}{bare.chunk_us:>10.1f}{ours.chunk_us / bare.chunk_us:>8.2f}")
-    print(f"share of the relay's JSON requests per CPU second: {bare.json_us / ours.json_us:.2f}")
+    if arguments.instructions and shutil.which("vgdb") is None:
+        parser.error("valgrind is not on PATH; install it (Debian, Ubuntu: apt install valgrind)")
+    with (
+        tempfile.TemporaryDirectory(prefix="dub5-relay-") as name,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        folder = Path(name)
+        print(table("CPU us", *runner.run(timed(arguments.rounds, folder))), flush=True)
+        if arguments.instructions:
+            print(table("instructions", *runner.run(counted(folder))))
     print(machine())
     return 0
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +93,15 @@ def _is_socket(descriptor: Path) -> bool:
 
 @asynccontextmanager
 async def process(
-    folder: Path, name: str, *command: str
+    folder: Path, name: str, *command: str, under: Sequence[str] = ()
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run `python -m command` until the block ends; yield it and the line that it prints when it is ready."""
+    """Run `python -m command` until the block ends; yield it and the line that it prints when it is ready.
+
+    `under`: the command of a tool that runs it.
+    """
     with (folder / f"{name}.log").open("wb") as log:
         child = await asyncio.create_subprocess_exec(
+            *under,
             sys.executable,
             "-m",
             *command,
