@@ -1,6 +1,5 @@
-"""Fixtures of the benchmarks: one event loop, the gate of budgets, and a table of results at the end."""
+"""Fixtures of the benchmarks: what is measured, the gate of budgets, and a table of results at the end."""
 
-import asyncio
 import datetime
 import os
 import platform
@@ -11,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.canned import ServiceAndReference, bare, service
+from benchmarks.canned import RequestBench
 from benchmarks.paired import Ratio
-from dub5.simulators.virtual import AppClient
 
 BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text(encoding="utf-8"))
-BATCH = 100
 MEASURED = pytest.StashKey[list[tuple[str, Ratio, float, int]]]()
 
 
@@ -28,8 +25,9 @@ class BudgetGate:
         self.enabled = not config.getoption("benchmark_disable") or config.getoption("benchmark_enable")
 
     def budget(self, name: str) -> float:
-        """Return the budget in budgets.toml."""
-        return float(BUDGETS["ratio"][name])
+        """Return the budget in budgets.toml for this version of Python."""
+        here = ".".join(platform.python_version_tuple()[:2])
+        return float(BUDGETS["ratio_on"].get(here, {}).get(name, BUDGETS["ratio"][name]))
 
     def check(self, name: str, ratio: Ratio, inner: int) -> None:
         """Fail if the ratio is over its budget."""
@@ -48,14 +46,9 @@ def gate(request: pytest.FixtureRequest) -> BudgetGate:
 
 
 @pytest.fixture(scope="session")
-def pair() -> Iterator[ServiceAndReference]:
-    with asyncio.Runner() as runner:
-        subject, reference = AppClient(service().asgi), AppClient(bare())
-        for client in (subject, reference):
-            runner.run(client.__aenter__())
-        yield ServiceAndReference(runner, subject, reference, BATCH)
-        for client in (subject, reference):
-            runner.run(client.__aexit__(None, None, None))
+def bench() -> Iterator[RequestBench]:
+    with RequestBench() as made:
+        yield made
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

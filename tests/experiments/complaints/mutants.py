@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from benchmarks.canned import CASES, ServiceAndReference, bare
-from benchmarks.canned import service as canned_service
+from benchmarks.canned import CASES, PLAIN, RequestBench
 from benchmarks.conftest import BUDGETS
-from benchmarks.paired import compare
 from dub5.service.admission.admission import Admission
 from dub5.service.api import chat, stream
 from dub5.service.cache import key
@@ -28,11 +26,9 @@ from dub5.service.providers.sse import SseDecoder
 from dub5.service.resilience.circuit_breaker import Breaker
 from dub5.service.resilience.classify import Classification
 from dub5.service.resilience.permit import Permit
-from dub5.simulators.virtual import AppClient, run
+from dub5.simulators.virtual import run
 from tests.experiments.fuzz_upstream import fuzz
 from tests.simulation.mutants import permit_kept_on_cancel
-
-BATCH = 10  # requests for one measurement
 
 
 @contextlib.contextmanager
@@ -156,14 +152,8 @@ def within_its_budget() -> None:
     """Check the budget of benchmarks/test_requests.py for a JSON answer, with fewer requests and twice the
     budget."""
     case = CASES[0]
-    with asyncio.Runner() as runner:
-        thing, reference = AppClient(canned_service().asgi), AppClient(bare())
-        for client in (thing, reference):
-            runner.run(client.__aenter__())
-        pair = ServiceAndReference(runner, thing, reference, BATCH)
-        ratio = compare(pair.service(case), pair.reference(case), rounds=3)
-        for client in (thing, reference):
-            runner.run(client.__aexit__(None, None, None))
+    with RequestBench() as bench:
+        ratio = bench.compare(case, PLAIN, rounds=20)
     assert ratio.value <= 2 * BUDGETS["ratio"][case.name]
 
 
