@@ -23,7 +23,7 @@ from litestar.response import Stream
 
 from benchmarks.bare_relay import body_of
 from benchmarks.memory_server import MemoryClient, memory_server, request_bytes
-from benchmarks.paired import Ask, Ratio, compare_requests
+from benchmarks.paired import SendOne, Ratio, compare_requests
 from dub5.service.app import Service
 from dub5.service.command import server_config
 from dub5.service.config.options import CacheOptions
@@ -197,13 +197,13 @@ CASES = (
     BenchmarkCase("stream", {"stream": True}, "/v1/stream"),
     BenchmarkCase("stream_cached", {"stream": True, "temperature": 0}, "/v1/stream", KNOWN),
 )
-Prepare = Callable[[str, bytes], Ask]  # from a path and a body
+MakeSender = Callable[[str, bytes], SendOne]  # from a path and a body
 
 
-def through_protocol(client: MemoryClient) -> Prepare:
+def through_protocol(client: MemoryClient) -> MakeSender:
     """Send the bytes of requests to the server's protocol."""
 
-    def prepare(path: str, body: bytes) -> Ask:
+    def prepare(path: str, body: bytes) -> SendOne:
         sent = request_bytes(path, body)
 
         async def ask() -> None:
@@ -215,10 +215,10 @@ def through_protocol(client: MemoryClient) -> Prepare:
     return prepare
 
 
-def through_asgi(client: AppClient) -> Prepare:
+def through_asgi(client: AppClient) -> MakeSender:
     """Send requests as messages to the application."""
 
-    def prepare(path: str, body: bytes) -> Ask:
+    def prepare(path: str, body: bytes) -> SendOne:
         async def ask() -> None:
             answer = await client.request("POST", path, body=body, headers=JSON)
             assert answer.status == 200, answer
@@ -239,7 +239,7 @@ class RequestBench:
 
     def __init__(self) -> None:
         self._opened = AsyncExitStack()
-        self._pairs: dict[str, tuple[Prepare, Prepare]] = {}  # by way
+        self._pairs: dict[str, tuple[MakeSender, MakeSender]] = {}  # by way
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner(loop_factory=server_config(service()).get_loop_factory())

@@ -14,7 +14,7 @@ WARM_UP = 60  # requests of each, after which Python has specialised its bytecod
 STEPS_AFTER = 4  # of the event loop, in which what a request has left behind is done
 
 RunBatch = Callable[[], None]
-Ask = Callable[[], Awaitable[None]]  # sends a request, and reads its answer to the end
+SendOne = Callable[[], Awaitable[None]]  # sends a request, and reads its answer to the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def compare(subject: RunBatch, reference: RunBatch, rounds: int = ROUNDS) -> Rat
     return _fastest(spans)
 
 
-async def compare_requests(subject: Ask, reference: Ask, rounds: int, in_a_row: int = 1) -> Ratio:
+async def compare_requests(subject: SendOne, reference: SendOne, rounds: int, in_a_row: int = 1) -> Ratio:
     """Alternate requests, as `compare` does batches.
 
     One by one, each finds the processor's caches as the other has left them. So the ratio hardly depends on
@@ -93,7 +93,7 @@ def _span(run: RunBatch) -> float:
     return time.process_time() - started_s
 
 
-async def _requests_span(ask: Ask, count: int) -> float:
+async def _requests_span(ask: SendOne, count: int) -> float:
     started_s = time.process_time()
     for _ in range(count):
         await ask()

@@ -116,22 +116,22 @@ async def paced_upstream() -> AsyncIterator[tuple[PacedUpstream, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """How many requests are measured at a time."""
+class BatchSizes:
+    """How many requests are measured together."""
 
     json: int
     streams: int
     together: int
 
 
-TIMED = Workload(json=400, streams=24, together=8)
-COUNTED = Workload(json=100, streams=5, together=1)
+TIMED = BatchSizes(json=400, streams=24, together=8)
+COUNTED = BatchSizes(json=100, streams=5, together=1)
 
 
 class MeasuredProcess:
     """The service or the relay, and the least that each kind of request has cost until now."""
 
-    def __init__(self, upstream: PacedUpstream, url: str, spent: Meter, workload: Workload) -> None:
+    def __init__(self, upstream: PacedUpstream, url: str, spent: Meter, workload: BatchSizes) -> None:
         self._upstream = upstream
         self._url = f"{url}/v1/chat/completions"
         self._spent = spent
