@@ -38,6 +38,7 @@ STAGES = (  # the first that a path holds; of the service, what is not named is 
     ("/benchmarks/", CLIENT),
     ("/uvicorn/", "server"),
     ("/service/http_protocol.py", "server"),
+    ("/service/front.py", "server"),
     ("/service/unread.py", "server"),
     ("/litestar/", "framework"),
     ("/service/app.py", "framework"),
@@ -74,7 +75,7 @@ STAGES = (  # the first that a path holds; of the service, what is not named is 
 WARM_UP = 40
 COUNTED = 10  # requests of a batch that is not cut
 CHUNKS, CHUNKS_FROM = 14, 4  # of a stream; the chunks until the second are not counted
-SLOWER = 1 / 100  # the service's time: to cut a profile takes as long as thousands of its steps
+SLOWER = 1 / 1000  # the service's time: to cut a profile takes as long as thousands of its steps
 BODY = {
     "model": "chat",
     "messages": [
