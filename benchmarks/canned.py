@@ -23,7 +23,7 @@ from litestar.response import Stream
 
 from benchmarks.bare_relay import body_of
 from benchmarks.memory_server import MemoryClient, memory_server, request_bytes
-from benchmarks.paired import SendOne, Ratio, compare_requests
+from benchmarks.paired import Ratio, SendOne, compare_requests
 from dub5.service.app import Service
 from dub5.service.command import server_config
 from dub5.service.config.options import CacheOptions
