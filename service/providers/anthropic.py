@@ -213,8 +213,11 @@ class AnthropicStream:
 
     def feed(self, data: bytes) -> list[Chunk]:
         form = self._form
-        if form is not None and self._sse.between_events and (text := form.text(data)):
-            return [self._same_form(text)]
+        if form is not None and self._sse.between_events:
+            if text := form.text(data):
+                return [self._same_form(text)]
+            if events := form.several(data):
+                return [self._same_form(text) for _, text in events]
         chunks: list[Chunk] = []
         try:
             for name, payload in self._sse.feed(data):
@@ -343,7 +346,7 @@ class AnthropicStream:
     def _same_form(self, text: str) -> Chunk:
         """Return the chunk of an event in the form that was learned."""
         before, after = self._around
-        self._answer_chars += ascii_chars(text)
+        self._answer_chars += len(text) if text.isascii() else ascii_chars(text)
         self._has_stop_reason = False  # it was none: the answer goes on
         return Chunk(before + msgspec.json.encode(text) + after, True, None, None, text)
 

@@ -241,9 +241,11 @@ class OpenAIStream:
 
     def feed(self, data: bytes) -> list[Chunk]:
         form = self._form
-        if form is not None and self._sse.between_events and (text := form.text(data)):
-            self._answer_chars += len(text) if text.isascii() else ascii_chars(text)
-            return [Chunk(data, True, None, None, text)]
+        if form is not None and self._sse.between_events:
+            if text := form.text(data):
+                return [self._same_form(data, text)]
+            if events := form.several(data):
+                return [self._same_form(event, text) for event, text in events]
         chunks: list[Chunk] = []
         try:
             for name, payload in self._sse.feed(data):
@@ -252,11 +254,7 @@ class OpenAIStream:
                 try:
                     if payload[:1] != b"{" and self.is_other(payload, name):
                         continue
-                    raw = sse_event(payload)
-                    if self._form is not None and (text := self._form.text(raw)):
-                        self._answer_chars += ascii_chars(text)
-                        chunks.append(Chunk(raw, True, None, None, text))
-                    elif (chunk := self.chunk(payload, name)) is not None:
+                    if (chunk := self.chunk(payload, name)) is not None:
                         chunks.append(chunk)
                 except ProviderFault as fault:
                     add_several(self, payload, name, fault, chunks)
@@ -319,6 +317,11 @@ class OpenAIStream:
         elif self._forms_left and content:
             self._learn(parsed.listed(), payload)
         return Chunk(sse_event(payload), content, finish, usage)
+
+    def _same_form(self, event: bytes, text: str) -> Chunk:
+        """Return the chunk of an event in the form that was learned."""
+        self._answer_chars += len(text) if text.isascii() else ascii_chars(text)
+        return Chunk(event, True, None, None, text)
 
     def _learn(self, choices: list[_Choice], payload: bytes) -> None:
         """Learn the form of a chunk of text."""
