@@ -176,10 +176,21 @@ def load(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks: ratios within one process, compared with their budgets."""
+    """Run the benchmarks: time as ratios with budgets, then instructions against an older commit.
+
+    Arguments are for pytest, which then runs alone.
+    """
     install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     flags = ("-p", "no:cacheprovider", "--benchmark-enable")
     session.run("python", "-m", "pytest", "benchmarks", *flags, *session.posargs)
+    if session.posargs:
+        return
+    if shutil.which("valgrind") is None:
+        missing(
+            session, "SKIPPED: instruction counts; no valgrind on PATH (Debian, Ubuntu: apt install valgrind)"
+        )
+    else:
+        session.run("python", "-m", "benchmarks.instructions")
 
 
 @nox.session
@@ -187,16 +198,6 @@ def sockets(session: nox.Session) -> None:
     """Measure what WebSockets cost: memory of 5,000 idle ones, the way of messages with 500 that talk."""
     install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
     session.run("python", "-m", "benchmarks.sockets", *session.posargs)
-
-
-@nox.session
-def instructions(session: nox.Session) -> None:
-    """Count the processor instructions of a request by callgrind: `-- --checkout DIR` compares two."""
-    install(session, "-e", ".[chaos,documents,postgres,redis,sentry]", "--group", "test")
-    if shutil.which("valgrind") is None:
-        missing(session, "no valgrind on PATH (Debian, Ubuntu: apt install valgrind)")
-    else:
-        session.run("python", "-m", "benchmarks.instructions", *session.posargs)
 
 
 @nox.session

@@ -1,148 +1,162 @@
-"""The driver of the requests that benchmarks/instructions.py counts, run under callgrind inside any checkout.
+"""The process that benchmarks/instructions.py runs under callgrind: it sends requests, and calls kernels.
 
-    batches -> the checkout's own service, or a bare Litestar route     one process, plain asyncio, no sockets
-    events of a stream -> the checkout's own metrics, board and log
+    instructions_requests.py, instructions_kernels.py -> one case after another -> `dub5` of any checkout
 
-It needs only benchmarks/canned.py and the telemetry of the checkout, so that one driver counts old code and
-new code.
+    python -P benchmarks/instructions_driver.py CHECKOUT FILE      PYTHONPATH says where `dub5` is
+
+callgrind cuts its profile at each `os.getppid`, a call without effect: before the counted calls of a case,
+and after them. FILE gets the names of all cases, in this order; for one that CHECKOUT lacks, with the reason.
 """
 
 import asyncio
 import gc
 import inspect
+import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from contextvars import Context
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVarTuple
 
-from benchmarks import canned
-from dub5.service.events import AttemptEnded, Events, RequestEnded
-from dub5.service.model import AttemptRecord, Outcome, Target, Usage
-from dub5.service.telemetry.board import StatusBoard
-from dub5.service.telemetry.logs import EventLogger, LineWriter
-from dub5.service.telemetry.metrics import Metrics
+import dub5.service
+from benchmarks.instructions_kernels import KERNELS, Kernel
+from benchmarks.instructions_requests import REQUEST_CASES, RequestCase, served
+from benchmarks.memory_server import MemoryClient
+from dub5.service.config.settings import SettingsProblems
 
-WARM_UP = 40  # requests before the counted ones, after which Python has specialised its bytecode
-REQUESTS = 40
-SHORT, LONG = 10, 60  # chunks of a stream
-BARE = "bare "
-TELEMETRY = "telemetry"  # a part of each request above, counted alone
-CASES = (  # name, kind of request, chunks of its stream
-    ("json", "json", LONG),
-    ("json_cached", "json_cached", LONG),
-    ("stream", "stream", LONG),
-    ("stream_cached", "stream_cached", LONG),
-    ("stream_short", "stream", SHORT),
-    (f"{BARE}json", "json", LONG),
-    (f"{BARE}stream", "stream", LONG),
-    (f"{BARE}stream_short", "stream", SHORT),
-    (TELEMETRY, TELEMETRY, LONG),
-)
-ATTEMPT = AttemptRecord(
-    "one/m", 0.001, 1.2, "ok", status=200, first_token_s=0.4, usage=Usage(60, 50, 110), cost_usd=0.00002
-)
-EVENTS = (
-    AttemptEnded("req_1", "chat", "one", ATTEMPT, "nobody"),
-    RequestEnded(
-        request_id="req_1",
-        caller="anonymous",
-        route="chat",
-        outcome=Outcome.COMPLETE,
-        code=None,
-        target="one/m",
-        stream=True,
-        cached=False,
-        first_token_s=0.4,
-        total_s=1.2,
-        overhead_s=0.0004,
-        usage=Usage(60, 50, 110),
-        attempts=(ATTEMPT,),
-    ),
-)
+REQUESTS, KERNEL_CALLS = 40, 200  # of each case; as many before them, after which Python has specialised
+REASON_CHARS_MAX = 300
+QUIET_S = 1.0  # without a call from a thread: a database has then done what a start asks of it
+# What older code does with what it does not have: a name, a parameter, a setting, such an answer.
+NOT_THERE = (ImportError, AttributeError, TypeError, ValueError, RuntimeError, SettingsProblems)
+Arguments = TypeVarTuple("Arguments")
+RunCase = Callable[[int], Awaitable[None]]  # runs it so many times
 
 
-async def request(app: Any, path: str, body: bytes) -> None:
-    """Send one request through ASGI, and receive each message of the answer."""
-    scope: dict[str, Any] = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http"}
-    scope |= {"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "state": {}}
-    scope |= {"asgi": {"version": "3.0"}, "client": ("127.0.0.1", 50000), "server": ("test", 80)}
-    scope["headers"] = [(b"host", b"test"), (b"content-type", b"application/json")]
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-    ended = asyncio.get_running_loop().create_future()
+class SteadyLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can stand still: no timer is due then, and no second of a window is over."""
 
-    async def receive() -> Any:
-        return messages.pop() if messages else await ended
+    def __init__(self) -> None:
+        super().__init__()
+        self._stands_at_s: float | None = None
+        self._heard_s = 0.0  # when a thread has last called
 
-    async def send(message: Any) -> None:
-        if message.get("status", 200) != 200:
-            raise RuntimeError(f"the answer is not a 200: {message}")
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            ended.set_result({"type": "http.disconnect"})
+    def time(self) -> float:
+        """Return the time of the loop, in seconds."""
+        return super().time() if self._stands_at_s is None else self._stands_at_s
 
-    await app(scope, receive, send)
-    if not ended.done():
-        raise RuntimeError("the answer has no end")
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Arguments], object], *arguments: *Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Call back for another thread."""
+        self._heard_s = self.time()
+        return super().call_soon_threadsafe(callback, *arguments, context=context)
+
+    async def settle(self) -> None:
+        """Wait until the threads have done what a start asks of them."""
+        while self.time() - self._heard_s < QUIET_S:
+            await asyncio.sleep(QUIET_S / 4)
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Stop the clock for as long as the block takes."""
+        self._stands_at_s = self.time()
+        try:
+            yield
+        finally:
+            self._stands_at_s = None
 
 
-async def batch(app: Any, path: str, body: bytes, count: int) -> None:
-    """Send requests one after another."""
-    for _ in range(count):
-        await request(app, path, body)
+class Counter:
+    """Runs cases. `reasons`: all cases in order, each with the reason why it was not counted, or nothing."""
+
+    def __init__(self, loop: SteadyLoop) -> None:
+        self.reasons: dict[str, str] = {}
+        self._loop = loop
+
+    async def count(self, name: str, prepare: Callable[[], RunCase], times: int) -> None:
+        """Run a case to warm up, and once more between two cuts."""
+        self.reasons[name] = ""
+        try:
+            run = prepare()
+            with self._loop.standing_still():
+                await run(times)
+                os.getppid()
+                await run(times)
+                os.getppid()
+        except NOT_THERE as error:
+            self.reasons[name] = reason(error)
+
+    async def count_all(self, begin: Callable[[], None]) -> None:
+        """Count all cases. `begin` is called when the services have started."""
+        async with AsyncExitStack() as services:
+            clients = {}
+            for settings, cases in REQUEST_CASES.items():
+                try:
+                    clients[settings] = await services.enter_async_context(served(settings))
+                except NOT_THERE as error:
+                    self.reasons |= {case.name: reason(error) for case in cases}
+            await self._loop.settle()
+            begin()
+            for settings, client in clients.items():
+                for case in REQUEST_CASES[settings]:
+                    await self.count(case.name, partial(sender, case, client), REQUESTS)
+        for name, kernel in KERNELS.items():
+            await self.count(name, partial(caller, kernel), KERNEL_CALLS)
 
 
-def telemetry() -> Callable[[int], None]:
-    """Create all subscribers of events, and return a function that emits the events of so many requests."""
-    metrics = Metrics(
-        version="0",
-        routes=["chat"],
-        targets=[Target("one", "m")],
-        hosts=[],
-        in_flight=lambda: 0,
-        waiting=lambda: 0,
-        states=list,
-    )
-    writer = LineWriter(os.open(os.devnull, os.O_WRONLY))
-    events = Events(metrics.count, StatusBoard().note, EventLogger(writer.write).log)
+def sender(case: RequestCase, client: MemoryClient) -> RunCase:
+    """Return what sends so many requests one after another. It raises RuntimeError for another answer."""
+    request = case.request()
 
-    def emit(count: int) -> None:
+    async def run(count: int) -> None:
         for _ in range(count):
-            for event in EVENTS:
-                events.emit(event)
-        writer.flush()
+            answer = await client.exchange(request)
+        if not answer.startswith(b"HTTP/1.1 200 ") or case.proof not in answer:
+            raise RuntimeError(f"no answer with {case.proof!r}: {answer!r}")
 
-    return emit
+    return run
 
 
-async def main() -> None:
-    """Send a batch for every case. callgrind cuts its profile at each `os.getppid`, a call without effect."""
-    service, last = canned.service(), canned.STREAM[canned.CHUNKS :]
-    if not Path(inspect.getfile(type(service))).is_relative_to(Path.cwd()):
-        raise RuntimeError(f"{inspect.getfile(type(service))} is not of this checkout, {Path.cwd()}")
-    kinds, bare = {case.name: case for case in canned.CASES}, canned.bare()
+def caller(kernel: Kernel) -> RunCase:
+    """Return what calls a kernel so many times."""
+    call = kernel()
+
+    async def run(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return run
+
+
+def reason(error: Exception) -> str:
+    """Return why a case was not counted."""
+    return f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]
+
+
+def begin() -> None:
+    """Let callgrind count from now on, if it is there: a start under it takes as long as all the rest."""
+    if vgdb := os.environ.get("VGDB"):
+        told = (vgdb, f"--pid={os.getpid()}", "instrumentation", "on")
+        subprocess.run(told, check=True, stdout=subprocess.DEVNULL)
+
+
+def main(checkout: Path, file: Path) -> None:
+    """Count all cases, and write which of them were counted."""
+    source = Path(inspect.getfile(dub5.service)).resolve()
+    if not source.is_relative_to(checkout.resolve()):
+        raise ImportError(f"{source} is not of the checkout {checkout}")
     gc.disable()
-    asgi: Any = service.asgi  # a Litestar: the settings ask for no edge
-    async with asgi.lifespan(), bare.lifespan():
-        for name, kind, chunks in CASES:
-            print(f"  {name}", file=sys.stderr, flush=True)
-            if kind == TELEMETRY:
-                emit = telemetry()
-                emit(WARM_UP)
-                gc.collect()
-                os.getppid()
-                emit(REQUESTS)
-                os.getppid()
-                continue
-            canned.STREAM = (*(canned.chunk(delta={"content": f"word{i} "}) for i in range(chunks)), *last)
-            case, is_bare = kinds[kind], name.startswith(BARE)
-            app, path = bare if is_bare else asgi, "/v1/chat/completions"
-            path = case.reference_path if is_bare else path
-            await batch(app, path, case.body, WARM_UP)
-            gc.collect()
-            os.getppid()
-            await batch(app, path, case.body, REQUESTS)
-            os.getppid()
+    loop = SteadyLoop()
+    counter = Counter(loop)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(counter.count_all(begin))
+    file.write_text(json.dumps(counter.reasons), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
