@@ -7,7 +7,8 @@ import importlib
 from typing import Any
 
 PARTS = {
-    "wire aiohttp": ("dub5.service.wire.aiohttp_wire", "AiohttpWire"),
+    "wire native": ("dub5.service.wire.native_wire", "NativeWire"),
+    "wire aiohttp": ("dub5.service.wire.native_wire", "NativeWire"),  # an old name
     "wire httpx": ("dub5.service.wire.httpx_wire", "HttpxWire"),
     "session tokens": ("dub5.service.admission.token_signer", "TokenSigner"),
     "redis client": ("dub5.service.cache.storage_redis", "RedisClient"),

@@ -51,7 +51,7 @@ def test_no_extras(tmp_path: Path) -> None:
 
 
 def test_nothing_is_loaded_for_nobody(tmp_path: Path) -> None:
-    """A service that talks through aiohttp and has no Redis loads no package that only others use."""
+    """A service with the native wire and no Redis loads no package that only others use."""
     (tmp_path / "dub5.toml").write_text(ONE_ROUTE)
     code = (
         "import sys; from pathlib import Path; from dub5.service.command import Service, load\n"

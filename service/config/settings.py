@@ -39,7 +39,7 @@ RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*\Z", max_
 DOCUMENT_BYTES_MAX = 10 * 1024 * 1024
 OTHERS = "others"  # in admission.priorities: all callers that are not named
 DialectName = Literal["openai", "mistral", "anthropic"]
-WireName = Literal["aiohttp", "httpx"]
+WireName = Literal["native", "httpx", "aiohttp"]  # aiohttp: an old name of native
 HttpsName = Literal["off", "redirect", "require"]
 DeliveryName = Literal["live", "whole"]
 PolicyName = Literal["ordered", "balanced"]
@@ -64,7 +64,7 @@ class ServerSettings(Struct, frozen=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
-    wire: WireName = "aiohttp"
+    wire: WireName = "native"
     proxy: str | None = None
     caller_keys_env: tuple[Variable, ...] = ()
     allowed_hosts: tuple[str, ...] = ()  # none: every host name is served

@@ -2,7 +2,7 @@
 
     failover/attempt -> Wire.send(WireRequest) -> WireResponse.read() ... b"" -> aclose()
                              |  failures, at any stage: WireFailure
-                             aiohttp_wire | httpx_wire | dub5.simulators.virtual.wire
+                             native_wire | httpx_wire | dub5.simulators.virtual.wire
 
 Every wire enforces two of the five timeouts itself, pool wait and connect, and takes a slot from the same
 `Slots`.

@@ -7,8 +7,9 @@
     folded lines, and Latin-1                                  unfolded, and UTF-8
     what is not HTTP/1.x: control characters, odd names        refused
 
-`plain_head` works on bytes, before a parser that is stricter or more lenient than the rule. `check_headers`
-works on what a parser made of them that reads heads by this rule, apart from its first and third line.
+`read_head` works on bytes: `ordinary_head` where nothing is to be put right, which is nearly always, else
+`plain_head`. `check_headers` works on what a parser made of them that reads heads by this rule, apart from
+its first and third line.
 """
 
 import re
@@ -26,10 +27,24 @@ WELL_FORMED = re.compile(
 FOLD = re.compile(rb"(?<!\n)\r?\n[ \t]+")
 FRAMING = re.compile(rb"\n(content-length|transfer-encoding):([^\r\n]*)", re.IGNORECASE)
 LENGTH_LINE = re.compile(rb"(?<=\n)content-length:[^\n]*\n", re.IGNORECASE)
-LENGTH = re.compile(rb"[0-9]{1,18}")
+LENGTH_DIGITS_MAX = 18
+LENGTH = re.compile(rb"[0-9]{1,%d}" % LENGTH_DIGITS_MAX)
+STATUS_LINE = re.compile(r"HTTP/1\.1 [2-9][0-9]{2}(?: |$)")
 CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
+HEADER = re.compile(r"\n([^:\r\n]+):([^\r\n]*)")
+PRINTABLE = bytes(range(0x20, 0x7F))
+NAMES_MAX = 1000
+NAME_CHARS_MAX = 64
+
 Pairs = Sequence[tuple[bytes, bytes]]
+StatusAndHeaders = tuple[
+    int, dict[str, str]
+]  # status, and headers with lower-case names; of repeated ones the last
+
+_NAMES: dict[
+    str, str
+] = {}  # of headers that have come before in a head that was taken: as it came, lower case
 
 
 class BadHead(Exception):
@@ -44,6 +59,42 @@ def head_end(data: bytes | bytearray, start: int = 0) -> int:
     if (found.end() if found else len(data)) > UNFINISHED_BYTES_MAX:
         raise BadHead("the head is too large")
     return found.end() if found else 0
+
+
+def read_head(head: bytes) -> StatusAndHeaders:
+    """Return status and headers of a whole head. Raises BadHead."""
+    text = plain_head(head).decode("utf-8", "surrogateescape")
+    pairs = HEADER.findall(text)
+    for name, _ in pairs:
+        if len(_NAMES) < NAMES_MAX and len(name) <= NAME_CHARS_MAX:
+            _NAMES.setdefault(name, name.lower())
+    return int(text[9:12]), {name.lower(): value.strip(" \t") for name, value in pairs}
+
+
+def ordinary_head(head: bytes) -> StatusAndHeaders | None:
+    """Return what `read_head` would, at a third of its cost; None for a head that is not ordinary.
+
+    Ordinary are ASCII on CRLF lines, names that have come before, each once, and one plain framing.
+    """
+    lines = head.decode("latin-1").split("\r\n")
+    count = len(lines) - 3  # of headers
+    if head.translate(None, PRINTABLE) != b"\r\n" * (count + 2) or len(head) > HEAD_BYTES_MAX:
+        return None
+    headers = {}
+    try:
+        for line in lines[1:-2]:
+            name, value = line.split(":", 1)
+            headers[_NAMES[name]] = value.strip(" ")
+    except (KeyError, ValueError):
+        return None
+    if len(headers) != count or count > HEADERS_MAX or not STATUS_LINE.match(lines[0]):
+        return None
+    coding, length = headers.get("transfer-encoding"), headers.get("content-length")
+    if coding is None:
+        is_plain = length is None or (length.isdecimal() and len(length) <= LENGTH_DIGITS_MAX)
+    else:
+        is_plain = length is None and coding == "chunked"
+    return (int(lines[0][9:12]), headers) if is_plain else None
 
 
 def plain_head(head: bytes) -> bytes:

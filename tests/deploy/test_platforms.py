@@ -19,7 +19,7 @@ import pytest
 from dub5.service.config.settings import Secret
 from dub5.service.verify.command import verify
 from dub5.service.verify.site import Site
-from dub5.service.wire.aiohttp_wire import AiohttpWire
+from dub5.service.wire.native_wire import NativeWire
 from dub5.simulators.server.sockets import serve
 from tests.support.installed import PATIENCE_S, build_wheel, install_wheel
 from tests.support.machine import free_port
@@ -219,7 +219,7 @@ async def test_vercel(python: Path, tmp_path: Path) -> None:
 
 async def verified(url: str) -> int:
     """Return the exit code of `dub5 verify` there."""
-    wire = AiohttpWire()
+    wire = NativeWire()
     try:
         return await verify(Site(url, wire, Secret(KEYS["DUB5_CALLER_KEY"]), "chat", ()))
     finally:

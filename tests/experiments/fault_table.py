@@ -2,8 +2,8 @@
 
     python -m tests.experiments.fault_table > docs/prove/faults.md
 
-A row is a script, played on real sockets to aiohttp (on asyncio and on uvloop) and to httpx, and in virtual
-time. test_fault_table.py holds all four to `seen`.
+A row is a script, played on real sockets to the native wire (on asyncio and on uvloop) and to httpx, and in
+virtual time. test_fault_table.py holds all four to `seen`.
 """
 
 import gzip

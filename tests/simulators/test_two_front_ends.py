@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import Wire, WireFailure, WireRequest
+from dub5.service.wire.native_wire import NativeWire
 from dub5.simulators.faults.answers import parse_fault
 from dub5.simulators.ledger import LedgerLine
 from dub5.simulators.provider import SimulatedProvider
@@ -69,7 +69,7 @@ def struck(persona: str, fault: dict[str, Any]) -> SimulatedProvider:
 
 async def on_sockets(one: SimulatedProvider, persona: str, stream: bool) -> tuple[object, ...]:
     async with serve(one) as server:
-        return await met(AiohttpWire(), server.url, persona, stream)
+        return await met(NativeWire(), server.url, persona, stream)
 
 
 async def on_virtual_time(one: SimulatedProvider, persona: str, stream: bool) -> tuple[object, ...]:

@@ -2,11 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import (
     CONNECTION_AGE_S,
     FailureKind,
@@ -18,11 +17,15 @@ from dub5.service.wire.base import (
     WireResponse,
 )
 from dub5.service.wire.httpx_wire import HttpxWire
+from dub5.service.wire.native_wire import NativeWire
 from dub5.simulators.script import Action, Data, End, Head, Respond, SimRequest
 
 SOON_S = 10.0  # what takes longer hangs
 SIZED = Head(200, {"Content-Length": "4"})
 WHOLE: list[Action] = [SIZED, Data(b"data"), End()]
+
+
+WIRES: dict[str, Callable[..., Wire]] = {"native": NativeWire, "httpx": HttpxWire}
 
 
 def make(
@@ -32,7 +35,7 @@ def make(
     age_max_s: float = CONNECTION_AGE_S,
 ) -> Wire:
     """Return a new wire of this kind."""
-    wire = HttpxWire if kind == "httpx" else AiohttpWire
+    wire = WIRES[kind.partition(" ")[0]]
     return wire(slots=slots, tls=tls, connection_age_max_s=age_max_s)
 
 

@@ -13,7 +13,7 @@ from dub5.service.config.settings import Secret
 from dub5.service.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from dub5.service.verify.command import CHECKS, FEATURES, PROGRESS_S, add_arguments, run, verify
 from dub5.service.verify.site import LIMIT_S, Site
-from dub5.service.wire.aiohttp_wire import AiohttpWire
+from dub5.service.wire.native_wire import NativeWire
 from dub5.simulators.script import Hang, Script, SimRequest
 from dub5.simulators.server.sockets import serve
 from dub5.simulators.virtual import VirtualWire
@@ -200,7 +200,7 @@ ABSENT: dict[str, Fault] = {
 async def verified(
     fault: Fault, expected: Sequence[str] = (), *, origins: Sequence[str] = (ORIGIN,), model: str = ""
 ) -> int:
-    wire = AiohttpWire()
+    wire = NativeWire()
     try:
         async with serve(broken(fault)) as server:
             return await verify(Site(server.url, wire, Secret(KEY), model, origins), expected)

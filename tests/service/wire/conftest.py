@@ -13,7 +13,7 @@ import uvloop
 
 from dub5.simulators.server.tls import Certificates, NoCertificates, certificates
 
-KINDS = ("aiohttp", "aiohttp on uvloop", "httpx")
+KINDS = ("native", "native on uvloop", "httpx")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

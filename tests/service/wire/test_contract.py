@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dub5.service.wire.aiohttp_wire import AiohttpResponse
 from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure
+from dub5.service.wire.native_wire import NativeResponse
 from dub5.simulators.script import (
     Action,
     Close,
@@ -342,8 +342,8 @@ class TestFaults:
         """Bytes that arrive together with the end of the connection are not lost."""
         async with calling(kind, plays(Head(), Data(b"da"), Close())) as (wire, server):
             response = await wire.send(call(server.url))
-            if isinstance(response, AiohttpResponse):
-                while not response._protocol.exception():  # both have arrived before anybody reads
+            if isinstance(response, NativeResponse) and response._connection is not None:
+                while response._connection.failure is None:  # both have arrived before anybody reads
                     await asyncio.sleep(0)
             assert await response.read() == b"da"
             assert (await failure(response.read())).kind is FailureKind.CLOSED
@@ -429,7 +429,7 @@ class TestStream:
         async with calling(kind, plays(Wait(0.3), *WHOLE)) as (wire, server):
             assert await whole(wire, replace(call(server.url), connect_s=0.2)) == b"data"
 
-    @pytest.mark.only("aiohttp")
+    @pytest.mark.only("native")
     async def test_all_that_is_ready(self, kind: str) -> None:
         """A burst of chunks is handed over in a few pieces, not one by one."""
         async with calling(kind, plays(Head(), *[Data(b"token ")] * 500, End())) as (wire, server):
@@ -516,7 +516,7 @@ class TestKeptConnections:
             second = await wire.send(call(server.url))
             assert not second.reused and await pieces(second) == [b"data"]
 
-    @pytest.mark.only("aiohttp")
+    @pytest.mark.only("native")
     @pytest.mark.parametrize("more", [OTHER_ANSWER, OTHER_ANSWER[:12]], ids=["an answer", "half an answer"])
     async def test_bytes_on_an_idle_connection(self, kind: str, more: bytes) -> None:
         """Nor what comes while the connection is kept."""
@@ -531,14 +531,16 @@ class TestKeptConnections:
         turn: Iterator[Respond] = iter([first, plays(*WHOLE)])
         async with calling(kind, lambda request: next(turn)(request)) as (wire, server):
             response = await wire.send(call(server.url))
-            assert isinstance(response, AiohttpResponse) and await pieces(response) == [b"data"]
+            assert isinstance(response, NativeResponse) and response._connection is not None
+            connection = response._connection
+            assert await pieces(response) == [b"data"] and connection.is_reusable()
             gate.opened = True
-            while not response._protocol.should_close:  # it has arrived
+            while connection.is_reusable():  # until it has arrived
                 await asyncio.sleep(0)
             second = await wire.send(call(server.url))
             assert not second.reused and await pieces(second) == [b"data"]
 
-    @pytest.mark.only("aiohttp")
+    @pytest.mark.only("native")
     async def test_answer_while_we_still_send(self, kind: str) -> None:
         """A provider that refuses half-way is heard; the rest of our body does not run into the next call."""
         left = asyncio.Event()
@@ -563,13 +565,14 @@ class TestKeptConnections:
             await left.wait()
             await wire.aclose()
 
-    @pytest.mark.only("aiohttp")
+    @pytest.mark.only("native")
     async def test_no_delay(self, kind: str) -> None:
         """Small writes leave at once: TCP_NODELAY is set on new connections."""
         async with calling(kind, plays(Head(), Hang())) as (wire, server):
             response = await wire.send(call(server.url))
-            assert isinstance(response, AiohttpResponse) and response._protocol.transport is not None
-            sock = response._protocol.transport.get_extra_info("socket")
+            assert isinstance(response, NativeResponse) and response._connection is not None
+            assert response._connection.transport is not None
+            sock = response._connection.transport.get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             await response.aclose()
 

@@ -21,9 +21,9 @@ from dub5.service.config.settings import (
 )
 from dub5.service.events import AttemptEnded, Event, RequestEnded
 from dub5.service.model import Outcome
-from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import Wire, WireRequest
 from dub5.service.wire.httpx_wire import HttpxWire
+from dub5.service.wire.native_wire import NativeWire
 from dub5.simulators.provider import make
 from dub5.simulators.script import Action, Data, End, Hang, Head, Respond, Script, SimRequest
 from dub5.simulators.server.sockets import serve
@@ -48,8 +48,8 @@ from tests.support.source import ROOT
 
 T = TypeVar("T")
 WIRES: dict[str, Callable[..., Wire]] = {
-    "aiohttp": AiohttpWire,
-    "aiohttp on uvloop": AiohttpWire,
+    "native": NativeWire,
+    "native on uvloop": NativeWire,
     "httpx": HttpxWire,
 }
 TIMEOUTS = TimeoutOptions(

@@ -173,7 +173,7 @@ def test_drawn_heads(status: bytes, lines: list[bytes], body: bytes) -> None:
 
     async def both() -> list[tuple[str, dict[str, str]]]:
         seen = []
-        for kind in ("aiohttp", "httpx"):
+        for kind in ("native", "httpx"):
             headers: dict[str, str] = {}
             seen.append((await heard(kind, Raw(sent), Wait(0.002), Close(), headers=headers), headers))
         return seen

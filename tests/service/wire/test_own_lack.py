@@ -54,7 +54,7 @@ async def test_no_descriptors(kind: str) -> None:
     "PYTEST_XDIST_WORKER" in os.environ,
     reason="what other tests have left open is closed meanwhile: run this one alone",
 )
-@pytest.mark.only("aiohttp")
+@pytest.mark.only("native")
 async def test_no_descriptors_to_resolve(kind: str) -> None:
     """A name that cannot be asked for without descriptors is no misspelt name."""
     wire = make(kind)
@@ -81,7 +81,7 @@ def test_nobody_is_blamed(stage: Stage) -> None:
     assert meaning.reason == f"{stage}_local"
 
 
-@pytest.mark.parametrize("named", ["aiohttp", "httpx"])
+@pytest.mark.parametrize("named", ["native", "httpx"])
 async def test_an_address_that_refuses_is_asked_for_again(
     named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from dub5.service.app import Service
 from dub5.service.config.load import load
 from dub5.service.config.settings import SettingsProblems
-from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure, WireRequest
 from dub5.service.wire.httpx_wire import HttpxWire
+from dub5.service.wire.native_wire import NativeWire
 from dub5.service.wire.proxy import is_private_host
 from dub5.simulators.script import Close, Data, Hang, Head, Respond, Script, SimRequest
 from dub5.simulators.server.sockets import serve
@@ -66,7 +66,7 @@ targets = ["one/m"]
 def make(kind: str, proxy: str | None, slots: Slots | None = None, tls: ssl.SSLContext | None = None) -> Wire:
     if kind == "httpx":
         return HttpxWire(slots=slots, tls=tls, proxy=proxy)
-    return AiohttpWire(slots, tls=tls, proxy=proxy)
+    return NativeWire(slots, tls=tls, proxy=proxy)
 
 
 def server_tls(certificate: Path) -> ssl.SSLContext:
@@ -281,7 +281,7 @@ class TestNoTunnel:
             assert kept(wire) == 0
             assert b"Bearer" not in proxy.heard
 
-    @pytest.mark.only("aiohttp")
+    @pytest.mark.only("native")
     async def test_resolver_stalls(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Told as such, when it is the proxy's name that is looked up."""
 
@@ -335,9 +335,8 @@ class TestNoTunnel:
 
 def kept(wire: Wire) -> int:
     """Connections that the wire still knows."""
-    if isinstance(wire, AiohttpWire):
-        assert wire._connections is not None
-        return len(wire._connections._acquired) + sum(map(len, wire._connections._conns.values()))
+    if isinstance(wire, NativeWire):
+        return len(wire._open) + sum(map(len, wire._idle.values()))
     assert isinstance(wire, HttpxWire)
     pools = [transport._pool for transport in wire._proxied.values()]  # type: ignore[attr-defined]
     return sum(not connection.is_closed() for pool in pools for connection in pool.connections)
@@ -400,7 +399,7 @@ def test_what_is_near(host: str, near: bool) -> None:
     assert is_private_host(host) is near
 
 
-@pytest.mark.parametrize("name", ["aiohttp", "httpx"])
+@pytest.mark.parametrize("name", ["aiohttp", "native", "httpx"])
 async def test_from_the_settings(name: str, tmp_path: Path) -> None:
     """The service's own wire takes the proxy that the settings name; a slot is the provider's, not the
     proxy's."""
@@ -433,7 +432,7 @@ async def test_from_the_settings(name: str, tmp_path: Path) -> None:
 )
 def test_proxies_that_cannot_be_used(proxy: str, said: str, tmp_path: Path) -> None:
     """Said before the start, in one sentence, which holds nothing of the address."""
-    (tmp_path / "dub5.toml").write_text(SETTINGS.format(wire="aiohttp", proxy=proxy))
+    (tmp_path / "dub5.toml").write_text(SETTINGS.format(wire="native", proxy=proxy))
     with pytest.raises(SettingsProblems) as caught:
         load(tmp_path / "dub5.toml", {})
     (problem,) = caught.value.problems

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import FailureKind, Stage, Wire, WireFailure, WireRequest, WireResponse
 from dub5.service.wire.httpx_wire import HttpxWire
+from dub5.service.wire.native_wire import NativeWire
 from dub5.simulators.faults.answers import BadFault, parse_fault
 from dub5.simulators.provider import SimulatedProvider, make
 from dub5.simulators.server.sockets import serve
@@ -117,7 +117,7 @@ def test_same_on_both(name: str, tls: Certificates) -> None:
     async def on_sockets() -> list[object]:
         one = provider(fault)
         async with serve(one, tls=tls if secure else None) as server:
-            return await tries(AiohttpWire(tls=trusting(tls)), one, server.url, count)
+            return await tries(NativeWire(tls=trusting(tls)), one, server.url, count)
 
     async def on_virtual_time() -> list[object]:
         one, url = provider(fault), "https://one" if secure else "http://one"
@@ -167,7 +167,7 @@ async def reached(kind: str, *faults: dict[str, Any]) -> AsyncIterator[tuple[Sim
         wire: Wire = VirtualWire({"http://one": one})
         url = "http://one"
         if kind == "sockets":
-            wire, url = AiohttpWire(), (await stack.enter_async_context(serve(one))).url
+            wire, url = NativeWire(), (await stack.enter_async_context(serve(one))).url
         yield one, wire, url
         await wire.aclose()
 
@@ -240,7 +240,7 @@ async def test_heals_without_another_loss() -> None:
 @pytest.mark.real_sockets
 async def test_port_comes_and_goes() -> None:
     """A drawn or timed outage closes the port and opens the same one again, by itself."""
-    wire = AiohttpWire()
+    wire = NativeWire()
     one = provider()
     async with serve(one) as server:
         one.set_fault(parse_fault(unreachable("connect", "refused", for_s=0.1)))

@@ -3,8 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dub5.service.wire.aiohttp_wire import AiohttpWire
 from dub5.service.wire.base import FailureKind, Slots, Stage, Wire, WireFailure, WireRequest, WireResponse
+from dub5.service.wire.native_wire import NativeWire
 from dub5.simulators.script import (
     Action,
     Close,
@@ -361,6 +361,6 @@ async def test_real_sockets(name: str) -> None:
     calls = 2 if End() in actions else 1
     async with serve(plays(*actions)) as server:
         virtual = VirtualWire({server.url: plays(*actions)})
-        assert await story(AiohttpWire(), server.url, calls=calls) == await story(
+        assert await story(NativeWire(), server.url, calls=calls) == await story(
             virtual, server.url, calls=calls
         )
