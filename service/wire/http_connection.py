@@ -40,7 +40,7 @@ class HttpConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.opened_s = self.idle_since_s = self.loop.time()
-        self.open_connections: set[HttpConnection] = set()  # where it is counted until it is lost
+        self.open_connections: set[HttpConnection] = set()
         self.transport: asyncio.Transport | None = None
         self.state = IDLE
         self.failure: tuple[FailureKind, str] | None = None
@@ -54,7 +54,11 @@ class HttpConnection(asyncio.Protocol):
         self._unread = 0  # bytes since the last read, with their framing
         self._waiter: asyncio.Future[None] | None = None
 
-    # What the wire calls.
+    def count_among(self, open_connections: "set[HttpConnection]") -> None:
+        """Be in the set until the connection is lost, which may have happened already."""
+        self.open_connections = open_connections
+        if self.transport is not None:
+            open_connections.add(self)
 
     def start(self, head: bytes, body: bytes = b"", *, bodiless: bool = False) -> bool:
         """Send a request; return whether the connection was still there. `bodiless`: so is the answer."""
@@ -106,8 +110,6 @@ class HttpConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    # What the event loop calls.
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
 
@@ -120,6 +122,11 @@ class HttpConnection(asyncio.Protocol):
             self._wake()
         else:
             self._fail(failure_kind(exc), failure_detail(exc))
+
+    def eof_received(self) -> None:
+        """Close at once where bytes are unsent: else the transport would wait until the peer reads them."""
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of an answer, and wake who waits for them."""
@@ -157,8 +164,6 @@ class HttpConnection(asyncio.Protocol):
             self._take_head(data)
         else:
             self._is_clean = False
-
-    # Heads and chunks.
 
     def _take_head(self, data: bytes) -> None:
         """Take heads, or a part of one, and what follows them. Raises BadHead, HttpParserError."""
@@ -224,8 +229,6 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Note the end of the last chunk's trailers."""
         self.state = ENDED
-
-    # How an exchange ends.
 
     def _pause(self) -> None:
         if not self._parts:  # framing without an end: it would never be read

@@ -10,7 +10,6 @@ Why not aiohttp's or httpx's client: docs/decisions/0014-native-wire.md.
 
 import asyncio
 import ssl
-from collections.abc import Mapping
 from functools import lru_cache
 
 from dub5.service.wire.base import (
@@ -72,8 +71,7 @@ class NativeWire:
                 if self._connector is None:
                     self._connector = Connector(self._tls)
                 connection = await self._connector.open(to, request.connect_s)
-                connection.open_connections = self._open
-                self._open.add(connection)
+                connection.count_among(self._open)
             if not connection.start(head, request.body, bodiless=request.method == "HEAD"):
                 raise WireFailure(Stage.SEND, FailureKind.CLOSED, sent=False, reused=is_reused)
             await connection.wait()
@@ -152,9 +150,6 @@ class NativeResponse:
         *("_connection", "_has_ended", "_is_compressed", "_origin", "_slot", "_wire"),
         *("headers", "reused", "status"),
     )
-
-    status: int
-    headers: Mapping[str, str]
 
     def __init__(
         self, wire: NativeWire, origin: str, connection: HttpConnection, slot: Slot, is_reused: bool

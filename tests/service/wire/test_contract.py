@@ -566,6 +566,24 @@ class TestKeptConnections:
             await wire.aclose()
 
     @pytest.mark.only("native")
+    async def test_end_while_we_still_send(self, kind: str) -> None:
+        """A provider that ends its side, and does not read, fails the call at once."""
+        left = asyncio.Event()
+
+        async def ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write_eof()
+            await left.wait()
+
+        async with listening(ends) as address:
+            wire = make(kind)
+            broken = await failure(wire.send(call(f"http://{address}", body=bytes(30_000_000))))
+            assert summary(broken) == (Stage.WAIT, FailureKind.CLOSED, True, False)
+            left.set()
+            await wire.aclose()
+
+    @pytest.mark.only("native")
     async def test_no_delay(self, kind: str) -> None:
         """Small writes leave at once: TCP_NODELAY is set on new connections."""
         async with calling(kind, plays(Head(), Hang())) as (wire, server):

@@ -327,6 +327,24 @@ async def test_memory_stays_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert held[2] - held[1] < 100_000, held
 
 
+async def test_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is lost before its request is sent fails the call, and is not kept in mind."""
+
+    async def connect(*_: object) -> HttpConnection:
+        connection = HttpConnection()
+        PlayedTransport(connection, iter(())).abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return connection
+
+    monkeypatch.setattr(Connector, "open", connect)
+    slots = Slots(1)
+    wire = NativeWire(slots)
+    assert (await outcome(wire))[0] == "send closed"
+    assert not wire._open
+    await slots.take(ORIGIN, 0.0)
+
+
 async def test_a_reader_that_is_slow(answers: list[Played]) -> None:
     """More than BUFFER_BYTES are not taken from a provider while nobody reads."""
     piece = b"8000\r\n" + bytes(0x8000) + b"\r\n"
