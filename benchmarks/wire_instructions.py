@@ -45,7 +45,7 @@ HEADERS = {"content-type": "application/json", "user-agent": "dub5", "authorizat
 PATH = "/v1/chat/completions"
 TOTALS = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 
-Ask = Callable[[bytes], Awaitable[None]]
+AskUpstream = Callable[[bytes], Awaitable[None]]
 
 
 def stream(chunks: int) -> tuple[bytes, ...]:
@@ -92,7 +92,7 @@ class MemoryUpstream(asyncio.Transport):
         return 0
 
 
-async def batches(ask: Ask) -> None:
+async def batches(ask: AskUpstream) -> None:
     """Send a batch for every case. callgrind cuts its profile at each `os.getppid`, a call without effect."""
     for wanted, MemoryUpstream.reads in CASES:
         body = b"{" + wanted + canned.CASES[0].body[1:]
