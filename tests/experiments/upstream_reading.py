@@ -61,7 +61,8 @@ def outside(line: bytes) -> bytes:
     start = re.search(rb"\{|\[DONE\]", line)
     odd = line[start.start() :].rstrip() if start else b""
     readable = odd.startswith(b"[DONE]") or objects(odd) != [odd] or _parses(odd)
-    return odd if readable or b'"choices"' in odd or b'"delta"' in odd else b""
+    part = line.startswith(b'{"') or b'"choices"' in odd or b'"delta"' in odd
+    return odd if readable or part else b""
 
 
 def objects(payload: bytes) -> list[bytes]:
