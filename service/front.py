@@ -303,7 +303,7 @@ class FrontProtocol(BoundedProtocol):
         if peer.response_complete or peer.disconnected:
             return
         if error is not None and not peer.started:
-            self._refuse(Internal("An internal error occurred."))
+            self._refuse(Internal("An internal error occurred."), exchange.id)
         else:
             self.transport.abort()
 

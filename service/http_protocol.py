@@ -211,12 +211,16 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _refuse(self, error: GatewayError) -> None:
-        """Send the error and close, unless a response is under way: then only close."""
+    def _refuse(self, error: GatewayError, request_id: str | None = None) -> None:
+        """Send the error and close, unless a response is under way: then only close.
+
+        `request_id`: the one that is known of the request.
+        """
         self._stop_head_clock()
         idle = self.cycle is None or self.cycle.response_complete or not self.cycle.response_started
         if idle and not self.pipeline and not self.transport.is_closing():
-            self.transport.write(_response(error, with_body=self.parser.get_method() != b"HEAD"))
+            id_ = request_id or f"req_{secrets.token_hex(12)}"
+            self.transport.write(_response(error, id_, with_body=self.parser.get_method() != b"HEAD"))
         self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -251,8 +255,7 @@ def _head_too_large() -> HeadTooLarge:
     return HeadTooLarge(f"The head of the request is larger than {HEAD_BYTES_MAX:,} bytes.")
 
 
-def _response(error: GatewayError, *, with_body: bool) -> bytes:
-    request_id = f"req_{secrets.token_hex(12)}"
+def _response(error: GatewayError, request_id: str, *, with_body: bool) -> bytes:
     body = msgspec.json.encode(error_body(error, request_id))
     headers = error_headers(error, request_id) | {"content-length": str(len(body)), "connection": "close"}
     lines = [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -13,6 +13,7 @@ import pytest
 
 from dub5.service.api.chat import Exchange
 from dub5.service.config.settings import ServerSettings
+from dub5.service.events import Crashed, Event
 from dub5.service.front import FrontPeer, protocol_of
 from dub5.simulators.script import Hang, Head, Respond, SimRequest, Wait
 from tests.support.connection import Connection
@@ -327,13 +328,16 @@ async def test_a_defect(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Exchange, "serve", serve)
     async with ServiceWorld(one=healthy()) as world:
+        events: list[Event] = []
+        world.service.events.subscribe(events.append)
         connection = FrontConnection(world)
         await connection.send(JSON)
         await asyncio.sleep(1)
-        assert world.happened("crashed") == 1
+        (crash,) = [event for event in events if isinstance(event, Crashed)]
         assert connection.is_aborted == begun
         if not begun:
             assert connection.error() == (500, "internal_error")
+            assert b"x-request-id: %b\r\n" % crash.request_id.encode() in connection.received
 
 
 PASSED = [case for case in CASES if case.expected == PASSES and case.method == "GET" and not case.path]
