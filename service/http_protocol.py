@@ -187,12 +187,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Start the next request, or wait for it. The server's own way sets a timer for each request."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-            return
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+                return
         self._idle_since_s = self.loop.time()
         if self._idle_clock is None:
             self._idle_clock = self.loop.call_later(self.timeout_keep_alive, self._on_idle_clock)
@@ -201,15 +200,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle_since_s = None
 
     def _on_idle_clock(self) -> None:
-        """Close the connection if nothing has come for long enough, else look again when it may be so."""
+        """End the connection if nothing has come for long enough, else look again when it may be so."""
         self._idle_clock = None
-        if self._idle_since_s is None or self.transport.is_closing():
+        if self._idle_since_s is None:
             return
         left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
         if left_s > 0:
             self._idle_clock = self.loop.call_later(left_s, self._on_idle_clock)
         else:
-            self.transport.close()
+            self.transport.abort()  # `close` would wait until the client has read all: perhaps for ever
 
     def _refuse(self, error: GatewayError, request_id: str | None = None) -> None:
         """Send the error and close, unless a response is under way: then only close.

@@ -376,6 +376,28 @@ async def test_an_idle_connection() -> None:
         assert connection.closed_s == pytest.approx(last_s + keep_s, abs=0.01)
 
 
+class UnreadConnection(FrontConnection):
+    """One whose client reads nothing: it cannot be closed, but aborted."""
+
+    def close(self) -> None:
+        if self.is_aborted:
+            super().close()
+        elif self.closed_s is None:
+            self.closed_s = asyncio.get_running_loop().time()
+
+
+@pytest.mark.parametrize("request_", [JSON, sized(asked(), POST + b"connection: close\r\n")])
+async def test_an_unread_answer(request_: bytes) -> None:
+    """A connection whose client never reads the end of a whole answer does not stay for ever."""
+    async with ServiceWorld(one=healthy()) as world:
+        connection = UnreadConnection(world)
+        await connection.send(request_)
+        await asyncio.sleep(1)
+        assert not connection.is_aborted
+        await asyncio.sleep(connection.protocol.timeout_keep_alive)
+        assert connection.is_aborted
+
+
 async def test_nothing_is_kept() -> None:
     """A connection keeps nothing of its requests."""
     async with ServiceWorld(one=healthy(first_s=0.0)) as world:
