@@ -4,6 +4,8 @@
 
 A turn waits for its database as often as that, and each wait lets the processor's caches grow cold. So its
 cost is compared with these calls and the gateway's request, and not with a request that never waits.
+
+A reading of a history is compared with one such call, which reads as many exchanges, and writes them as JSON.
 """
 
 import asyncio
@@ -13,11 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
+import msgspec
 
-EXCHANGES = 10
+EXCHANGES = 100
 CONNECTIONS = 10  # as a service has
 TABLE = "CREATE TABLE bare (id {key}, question TEXT NOT NULL, answer TEXT)"
 READ = "SELECT id, question, answer FROM bare ORDER BY id DESC LIMIT 10"
+READ_ALL = "SELECT id, question, answer FROM bare ORDER BY id DESC LIMIT 100"
 SQLITE = "INSERT INTO bare (question) VALUES (?) RETURNING id", "UPDATE bare SET answer = ? WHERE id = ?"
 POSTGRES = "INSERT INTO bare (question) VALUES ($1) RETURNING id", "UPDATE bare SET answer = $1 WHERE id = $2"
 
@@ -28,6 +32,8 @@ class BareDatabase(Protocol):
     async def open(self) -> None: ...
 
     async def turn(self, text: str) -> None: ...
+
+    async def reading(self) -> bytes: ...
 
     async def aclose(self) -> None: ...
 
@@ -52,6 +58,9 @@ class BareSqlite:
         await self._run(lambda: self._connection.execute(READ).fetchall())
         ((id_,),) = await self._run(lambda: self._write(SQLITE[0], text))
         await self._run(lambda: self._write(SQLITE[1], text, id_))
+
+    async def reading(self) -> bytes:
+        return msgspec.json.encode(await self._run(lambda: self._connection.execute(READ_ALL).fetchall()))
 
     async def aclose(self) -> None:
         await self._run(self._connection.close)
@@ -95,6 +104,9 @@ class BarePostgres:
         await self._pool.fetch(READ)
         id_ = await self._pool.fetchval(POSTGRES[0], text)
         await self._pool.execute(POSTGRES[1], text, id_)
+
+    async def reading(self) -> bytes:
+        return msgspec.json.encode([tuple(row) for row in await self._pool.fetch(READ_ALL)])
 
     async def aclose(self) -> None:
         await self._pool.close()

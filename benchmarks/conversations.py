@@ -112,9 +112,13 @@ class ConversationBench:
 
         return lambda: self._runner.run(self._spread(count, together, part))
 
-    def chats(self, count: int) -> RunBatch:
-        """Send the gateway what those turns send it."""
-        return lambda: self._runner.run(self._spread(count, 1, self._chat))
+    def bare_readings(self, count: int) -> RunBatch:
+        """Read 100 exchanges of a bare database `count` times, and write them as JSON."""
+
+        async def read(_: int) -> None:
+            await self._bare.reading()
+
+        return lambda: self._runner.run(self._spread(count, 1, read))
 
     def readings(self, count: int) -> RunBatch:
         """Read the newest 100 turns of the first conversation `count` times."""

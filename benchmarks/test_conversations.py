@@ -43,9 +43,9 @@ def test_a_turn(engine: tuple[str, ConversationBench], together: int, gate: Budg
 
 
 def test_reading(engine: tuple[str, ConversationBench], gate: BudgetGate) -> None:
-    """To read a history of 100 turns costs no more than its budgeted multiple of a request to the gateway."""
+    """To read a history of 100 turns costs no more than its budgeted multiple of a bare database's."""
     name, bench = engine
     bench.turns(CONVERSATIONS * HISTORY, together=CONVERSATIONS)()
     case = f"reading_{name}"
-    ratio = best_within(bench.readings(READINGS), bench.chats(READINGS), gate.budget(case))
+    ratio = best_within(bench.readings(READINGS), bench.bare_readings(READINGS), gate.budget(case))
     gate.check(case, ratio, READINGS)

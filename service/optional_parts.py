@@ -10,6 +10,7 @@ PARTS = {
     "wire native": ("dub5.service.wire.native_wire", "NativeWire"),
     "wire aiohttp": ("dub5.service.wire.native_wire", "NativeWire"),  # an old name
     "wire httpx": ("dub5.service.wire.httpx_wire", "HttpxWire"),
+    "injection patterns": ("dub5.service.admission.injection_patterns", "InjectionPatterns"),
     "session tokens": ("dub5.service.admission.token_signer", "TokenSigner"),
     "redis client": ("dub5.service.cache.storage_redis", "RedisClient"),
     "storage redis": ("dub5.service.cache.storage_redis", "RedisStorage"),

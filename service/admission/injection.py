@@ -12,14 +12,23 @@ docs/use/sanitising.md says how many of the labelled lines in tests/ it finds.
 
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cache
 
-from dub5.service.admission.injection_patterns import JOINED
+from dub5.service.optional_parts import load_part
 from dub5.service.providers.slices import Steps, finish
 
 BLOCK_CHARS = 2 * 1024  # looked at in one step
 OVERLAP_CHARS = 500  # longer than any match
 HIDDEN = "hidden_characters"
-FLAGS = (*JOINED, HIDDEN)
+FLAGS = (
+    "instruction_override",
+    "prompt_leak",
+    "role_escape",
+    "forged_boundary",
+    "hidden_instruction",
+    HIDDEN,
+)
 
 # The flags of England, Scotland and Wales are written with tag characters.
 _FLAG_EMOJI = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,8}+\U000e007f")
@@ -65,4 +74,11 @@ def _scan_block(text: str) -> list[str]:
         if any(pattern.search(shown) for pattern in _HIDDEN):
             found.append(HIDDEN)
     folded = fold(text)
-    return found + [flag for flag, patterns in JOINED.items() if any(p.search(folded) for p in patterns)]
+    return found + [flag for flag, patterns in _patterns().items() if any(p.search(folded) for p in patterns)]
+
+
+@cache
+def _patterns() -> Mapping[str, Sequence[re.Pattern[str]]]:
+    """Return the patterns by flag. They take 20 ms to compile, which a service without a scan never needs."""
+    patterns: Mapping[str, Sequence[re.Pattern[str]]] = load_part("injection patterns").joined
+    return patterns
