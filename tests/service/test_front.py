@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from dub5.service.api.chat import Exchange
-from dub5.service.config.settings import ServerSettings
-from dub5.service.events import Crashed, Event
+from dub5.service.config.options import LimitOptions, LimitsOptions
+from dub5.service.config.settings import ServerSettings, SessionSettings
+from dub5.service.events import Crashed, Event, RequestEnded
 from dub5.service.front import FrontPeer, protocol_of
+from dub5.service.http_protocol import BoundedProtocol
 from dub5.simulators.script import Hang, Head, Respond, SimRequest, Wait
 from tests.support.connection import Connection
 from tests.support.edge_cases import CASES, PASSES, SERVER, EdgeCase
@@ -44,6 +46,9 @@ def cut(data: bytes, size: int) -> tuple[bytes, ...]:
     return tuple(data[at : at + size] for at in range(0, len(data), size))
 
 
+NO_OPTIONS: dict[str, Any] = {}
+
+
 class Case(NamedTuple):
     """What a client sends, `gap_s` apart, over which provider; and the statuses of what comes back."""
 
@@ -53,6 +58,7 @@ class Case(NamedTuple):
     gap_s: float = 0.0
     server: ServerSettings = SERVED
     caller_keys: tuple[str, ...] = ()
+    options: dict[str, Any] = NO_OPTIONS
 
 
 def large(size: int) -> bytes:
@@ -81,6 +87,12 @@ BY_FRONT = {
     "a key": Case((sized(asked(), POST + b"Authorization: Bearer sk-1\r\n"),), caller_keys=("sk-1",)),
     "a key behind the body": Case(
         (CHUNKED.replace(b"x-trailer: 1", b"authorization: Bearer sk-1"),), (401,), caller_keys=("sk-1",)
+    ),
+    "over a limit": Case(
+        (JSON, JSON, STREAM),
+        (200, 200, 429),
+        gap_s=1.0,
+        options={"limits": LimitsOptions(ip=LimitOptions(2))},
     ),
     "too many headers": Case((sized(asked(), POST + b"a: b\r\n" * 101),), (400,)),
     "an id of the client": Case((sized(asked(), POST + b"X-Request-ID: mine-1\r\n"),)),
@@ -133,7 +145,7 @@ async def play(case: Case, *, by_front: bool, patch: pytest.MonkeyPatch) -> Resu
     patch.setattr(FrontPeer, "__init__", counted)
     start_s = asyncio.get_running_loop().time()
     async with ServiceWorld(
-        one=case.respond, server=case.server, caller_keys=case.caller_keys, timeouts=None
+        one=case.respond, server=case.server, caller_keys=case.caller_keys, options=case.options
     ) as world:
         make = {"make": protocol_of(world.service)} if by_front else {}
         connection = Connection(world.service.asgi, **make)  # type: ignore[arg-type]
@@ -340,7 +352,31 @@ async def test_a_defect(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
             assert b"x-request-id: %b\r\n" % crash.request_id.encode() in connection.received
 
 
+SAME_SITE = {b"sec-fetch-site": b"same-origin"}
+CROSS_SITE = {b"sec-fetch-site": b"cross-site", b"origin": b"https://evil.example"}
 PASSED = [case for case in CASES if case.expected == PASSES and case.method == "GET" and not case.path]
+
+
+@pytest.mark.parametrize(
+    ("more", "code"), [(SAME_SITE, ""), (CROSS_SITE, "csrf_refused")], ids=["own", "cross-site"]
+)
+async def test_sessions(more: dict[bytes, bytes], code: str) -> None:
+    """A session's cookie counts on the front as it does elsewhere, and so does the site that sends it."""
+    options: dict[str, Any] = {"options": {"session": SessionSettings()}, "session_secrets": ("s" * 32,)}
+    async with ServiceWorld(one=healthy(), **options) as world:
+        ended: list[RequestEnded] = []
+        world.service.events.subscribe(lambda e: ended.append(e) if isinstance(e, RequestEnded) else None)
+        begun = await world.client.request("POST", "/v1/session", headers={"sec-fetch-site": "same-origin"})
+        lines = {b"cookie": begun.headers["set-cookie"].partition(";")[0].encode(), **more}
+        head = POST + b"".join(b"%b: %b\r\n" % line for line in lines.items())
+        for make in (protocol_of(world.service), BoundedProtocol):
+            connection = Connection(world.service.asgi, make=make)
+            await connection.send(sized(asked(), head))
+            await asyncio.sleep(1)
+            assert statuses(connection.received) == (403 if code else 200,)
+            assert code.encode() in connection.received
+        assert len({event.session for event in ended}) == 1
+        assert (ended[0].session is None) == bool(code)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
