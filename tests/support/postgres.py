@@ -4,6 +4,7 @@ It runs under an account without rights, since PostgreSQL refuses root. A superv
 the tests are gone, even by SIGKILL. Without PostgreSQL the tests are skipped, loudly; with CI=true they fail.
 """
 
+import contextlib
 import os
 import pwd
 import signal
@@ -119,13 +120,16 @@ class PostgresServer:
 
     def pause(self) -> None:
         """Stop all processes of the server: connections stay open, and nobody answers."""
-        for process in self._family():
-            os.kill(process, signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let all processes of the server go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
         for process in self._family():
-            os.kill(process, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # that of a connection may have ended meanwhile
+                os.kill(process, number)
 
     def new_database(self) -> str:
         """Make an empty database; return its URL."""
