@@ -32,7 +32,12 @@ SYSTEM = PanelRow(
             "The longest garbage collection by generation, to the bucket above it: every request of the "
             "process waits for as long. That of generation 2 grows with what the process holds.",
             "s",
-            (Query(quantile(1, names.GC_PAUSE, by="instance, generation"), "{{instance}} {{generation}}"),),
+            (
+                Query(  # a generation that had no collection has no number: it is left out
+                    f"{quantile(1, names.GC_PAUSE, by='instance, generation')} >= 0",
+                    "{{instance}} {{generation}}",
+                ),
+            ),
         ),
         Panel(
             "CPU",
