@@ -21,6 +21,8 @@ from dub5.service.api.chat import ApiDependencies, Exchange
 from dub5.service.api.edge import edge_rules
 from dub5.service.api.edge_rules import EdgeDecision, EdgeRules, RawHeaders, RequestHead
 from dub5.service.api.errors import ClientGone
+from dub5.service.api.peer import RequestHeaders
+from dub5.service.api.refusal import not_yet_in
 from dub5.service.app import Service
 from dub5.service.errors import Internal
 from dub5.service.events import crash_of
@@ -78,11 +80,11 @@ class FrontPeer:
         "_waiting",
         "disconnected",
         "response_complete",
-        "started",
+        "response_started",
     )
 
     def __init__(self, protocol: "FrontProtocol", edge_headers: RawHeaders, *, keep_alive: bool) -> None:
-        self.started = False
+        self.response_started = False
         self.response_complete = False
         self.disconnected = False
         self._protocol = protocol
@@ -93,11 +95,6 @@ class FrontPeer:
         self._waiting: asyncio.Future[None] | None = None  # for a part of the body
         self._on_leave: Callable[[], None] | None = None
         self._chunked = False
-
-    @property
-    def response_started(self) -> bool:
-        """As the server names it."""
-        return self.started
 
     # What the connection says.
 
@@ -168,7 +165,7 @@ class FrontPeer:
         if not self.disconnected:
             self._chunked = "content-length" not in headers
             head = self._head(status, headers)
-            self.started = True
+            self.response_started = True
             self._protocol.transport.write(head + self._framed(data, more=more))
             if not more:
                 self._complete()
@@ -192,10 +189,9 @@ class FrontPeer:
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
         lines = list(map(": ".join, headers.items()))
-        for name, value in self._edge_headers:
-            # What a response says itself has precedence; lines of Vary add up.
-            if (text := name.decode("ascii")) not in headers or text == "vary":
-                lines.append(f"{text}: {value.decode('latin-1')}")
+        if self._edge_headers:
+            own = {name.encode("ascii") for name in headers}
+            lines += [b": ".join(line).decode("latin-1") for line in not_yet_in(own, self._edge_headers)]
         if "connection" in headers:
             self._keep_alive = False  # `close`: nothing else is said there
         elif not self._keep_alive:
@@ -245,26 +241,31 @@ class FrontProtocol(BoundedProtocol):
             self.headers.append((name.lower(), value))
 
     def _start_request(self) -> None:
-        if self.url != URL or not self._is_direct():
+        if self.url != URL:
+            self._start_application()
+            return
+        headers = RequestHeaders(self.headers)
+        if not self._is_direct(headers):
             self._start_application()
             return
         decision = self.front.pass_edge(self)
         if decision is None:
-            self._start_exchange(self.client, self.scheme or "http", ())
+            self._start_exchange(headers, self.client, self.scheme or "http", ())
         elif decision.status is None:
             sent = decision.sent
-            self._start_exchange((sent.peer, 0) if sent.peer else None, sent.scheme, decision.headers)
+            client = (sent.peer, 0) if sent.peer else None
+            self._start_exchange(headers, client, sent.scheme, decision.headers)
         else:
             self._start_application()
 
-    def _is_direct(self) -> bool:
+    def _is_direct(self, headers: RequestHeaders) -> bool:
         """Return whether the request is one for the front: see above."""
         parser, cycle = self.parser, self.cycle
         return (
             (cycle is None or cycle.response_complete)
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
-            and b"expect" not in dict(self.headers)
+            and headers.get("expect") is None
         )
 
     def _start_application(self) -> None:
@@ -275,7 +276,9 @@ class FrontProtocol(BoundedProtocol):
             HttpToolsProtocol.on_header(self, name, value)
         HttpToolsProtocol.on_headers_complete(self)
 
-    def _start_exchange(self, client: Any, scheme: str, edge_headers: RawHeaders) -> None:
+    def _start_exchange(
+        self, headers: RequestHeaders, client: Any, scheme: str, edge_headers: RawHeaders
+    ) -> None:
         exchange = self.front.exchange()
         self._peer = peer = FrontPeer(self, edge_headers, keep_alive=self.parser.should_keep_alive())
         self.cycle = cast(Any, peer)
@@ -288,7 +291,7 @@ class FrontProtocol(BoundedProtocol):
             "headers": self.headers,
             "client": client,
         }
-        task = self.loop.create_task(exchange.serve(cast(Scope, scope), peer))
+        task = self.loop.create_task(exchange.serve(cast(Scope, scope), headers, peer))
         self.tasks.add(task)
         task.add_done_callback(partial(self._on_exchange_end, peer, exchange))
 
@@ -302,7 +305,7 @@ class FrontProtocol(BoundedProtocol):
             exchange.deps.events.emit(crash_of(error, exchange.id))
         if peer.response_complete or peer.disconnected:
             return
-        if error is not None and not peer.started:
+        if error is not None and not peer.response_started:
             self._refuse(Internal("An internal error occurred."), exchange.id)
         else:
             self.transport.abort()

@@ -135,15 +135,17 @@ class Exchange:
         self._refusal: GatewayError | None = None  # admission refused it: no provider may be asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.serve(scope, AsgiPeer(receive, send))
+        await self.serve(scope, RequestHeaders.of_asgi(scope), AsgiPeer(receive, send))
 
-    async def serve(self, scope: Scope, peer: Peer) -> None:
-        """Answer the request of this client."""
+    async def serve(self, scope: Scope, headers: RequestHeaders, peer: Peer) -> None:
+        """Answer the request of this client. `headers`: those of the scope."""
         outcome = Outcome.FAILED
         self._timeouts = Timeouts(self.started_s + UPLOAD_S)  # until the request says which deadline it has
         self._response = self.writer(self.id, peer, self._timeouts, self.deps.server.client_stall_s)
         try:
-            headers = _headers(scope, self.deps.server.headers_max)
+            if headers.count > self.deps.server.headers_max:
+                headers_max = self.deps.server.headers_max
+                raise InvalidRequest(f"The request has more than {headers_max} headers.")
             self.id = self._response.request_id = request_id(headers, self.id)
             self._refusal = self._admit()
             caller = self._identify(scope, headers)
@@ -452,14 +454,6 @@ class Exchange:
                 session=self._session.label if self._session else None,
             )
         )
-
-
-def _headers(scope: Scope, headers_max: int) -> RequestHeaders:
-    raw = scope["headers"]
-    count = len(raw) if isinstance(raw, list) else len(raw := list(raw))
-    if count > headers_max:
-        raise InvalidRequest(f"The request has more than {headers_max} headers.")
-    return RequestHeaders(raw)
 
 
 async def end_task(task: asyncio.Task[None]) -> None:

@@ -8,18 +8,18 @@ wait.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self
 
-from litestar.types import Receive, Send
+from litestar.types import Receive, Scope, Send
 
 from dub5.service.api.errors import ClientGone
 
 
 class Peer(Protocol):
-    """The client of one exchange. `started`: the head of the response is out."""
+    """The client of one exchange. `response_started`: the head of the response is out."""
 
-    started: bool
+    response_started: bool
 
     def whole_body(self) -> bytes | None:
         """Return the body of the request, if all of it is here."""
@@ -55,7 +55,7 @@ class AsgiPeer:
     """The client as an ASGI server shows it."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
-        self.started = False
+        self.response_started = False
         self._receive = receive
         self._send = send
         self._watcher: asyncio.Task[None] | None = None
@@ -89,7 +89,7 @@ class AsgiPeer:
         """Send the head, and the beginning of the body."""
         raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
-        self.started = True
+        self.response_started = True
         await self.write(data, more=more)
 
     async def write(self, data: bytes, *, more: bool) -> None:
@@ -98,12 +98,21 @@ class AsgiPeer:
 
 
 class RequestHeaders(Mapping[str, str]):
-    """The headers of a request, by lower-case name; of equal ones the last. A value is decoded when read."""
+    """The headers of a request, by lower-case name; of equal ones the last. A value is decoded when read.
 
-    __slots__ = ("_raw",)
+    `lines`: names in lower case, and values. `count`: of the lines.
+    """
 
-    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
-        self._raw = dict(raw)
+    __slots__ = ("_raw", "count")
+
+    def __init__(self, lines: Sequence[tuple[bytes, bytes]]) -> None:
+        self.count = len(lines)
+        self._raw = dict(lines)
+
+    @classmethod
+    def of_asgi(cls, scope: Scope) -> Self:
+        """Return the headers of an ASGI request. A server should have lowered their names; not all do."""
+        return cls([(name.lower(), value) for name, value in scope["headers"]])
 
     def __getitem__(self, name: str) -> str:
         return self._raw[name.encode("latin-1")].decode("latin-1")

@@ -1,6 +1,6 @@
 """Whole answers to requests that no route sees: over HTTP, or instead of accepting a WebSocket."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -42,5 +42,9 @@ def joined(
 ) -> list[tuple[bytes, bytes]]:
     """Return both. What a response says itself has precedence: the page has a policy of its own."""
     headers = list(own)
-    known = {name.lower() for name, _ in headers if name.lower() != b"vary"}  # lines of Vary add up
-    return headers + [header for header in added if header[0] not in known]
+    return headers + not_yet_in({name.lower() for name, _ in headers}, added)
+
+
+def not_yet_in(names: Collection[bytes], added: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return what a response with these lower-case names does not say itself; lines of Vary add up."""
+    return [header for header in added if header[0] == b"vary" or header[0] not in names]

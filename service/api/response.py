@@ -94,7 +94,7 @@ class ResponseWriter:
                 if waiting is not None:
                     await waiting
             finally:  # the answer may have come before the head was out: then it has one of its own
-                if self.sent is Sent.NOTHING and self._peer.started:
+                if self.sent is Sent.NOTHING and self._peer.response_started:
                     self.sent = Sent.HEARTBEATS
 
     async def send_error(self, error: GatewayError) -> None:
@@ -134,7 +134,7 @@ class ResponseWriter:
             if waiting is not None:
                 await self.within_stall(waiting)
         finally:
-            if self._peer.started:
+            if self._peer.response_started:
                 self.sent = sent
         if not more:
             self.sent = Sent.ALL

@@ -9,6 +9,7 @@ from msgspec import Struct
 from dub5.service import clock
 from dub5.service.admission.sessions import Session
 from dub5.service.api.chat import ApiDependencies
+from dub5.service.api.peer import RequestHeaders
 from dub5.service.api.socket_handshake import PATH
 from dub5.service.api.socket_messages import Ask
 from dub5.service.api.turn_body import TurnBody, owner_of
@@ -67,7 +68,7 @@ class SocketExchange(TurnExchange):
         body = {"text": asked.text, "id": asked.id, "stream": True}
         if asked.model is not None:
             body["model"] = asked.model
-        await self.serve(scope, _Asked(msgspec.json.encode(body)))
+        await self.serve(scope, RequestHeaders(headers), _Asked(msgspec.json.encode(body)))
 
     def _find_conversation(self, owner: str, asked: TurnBody) -> None:
         """Begin a conversation, unless the client has named one."""
@@ -80,7 +81,7 @@ class SocketExchange(TurnExchange):
 class _Asked:
     """A client whose body is here, and who neither leaves nor is sent anything: a listener does and is."""
 
-    started = False
+    response_started = False
 
     def __init__(self, body: bytes) -> None:
         self._body = body

@@ -15,7 +15,7 @@ from msgspec import Raw
 from dub5.service.api.chat import ApiDependencies
 from dub5.service.api.connected import while_connected
 from dub5.service.api.errors import ClientGone
-from dub5.service.api.peer import AsgiPeer, Peer
+from dub5.service.api.peer import AsgiPeer, Peer, RequestHeaders
 from dub5.service.api.response import ResponseWriter
 from dub5.service.api.stream import HEARTBEAT, HEARTBEAT_S
 from dub5.service.api.turn_messages import (
@@ -164,7 +164,8 @@ class TurnPost:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange, peer = self._exchange, AsgiPeer(receive, send)
-        task = self._turns.live.run(exchange.serve(scope, peer), f"turn {exchange.id}")
+        work = exchange.serve(scope, RequestHeaders.of_asgi(scope), peer)
+        task = self._turns.live.run(work, f"turn {exchange.id}")
         carrier = _Carrier(self._deps, peer, exchange.id, lambda: exchange.is_held)
         carrier.more_headers = lambda: exchange.more_headers
         try:

@@ -17,7 +17,7 @@ from dub5.service.admission.injection import scan_in_steps
 from dub5.service.admission.intake import Intake
 from dub5.service.admission.sessions import Session
 from dub5.service.api.chat import ApiDependencies, EndedBy, Exchange, Phase
-from dub5.service.api.peer import Peer
+from dub5.service.api.peer import Peer, RequestHeaders
 from dub5.service.api.schema import deadline_s, delivery
 from dub5.service.api.turn_answer import TurnAnswer
 from dub5.service.api.turn_body import BODY_BYTES_MAX, TurnBody, chat_body, owner_of, parse_turn
@@ -94,11 +94,11 @@ class TurnExchange(Exchange):
             return False
         return found.cancelled() or found.exception() is not None or found.result().live.over is not None
 
-    async def serve(self, scope: Scope, peer: Peer) -> None:
+    async def serve(self, scope: Scope, headers: RequestHeaders, peer: Peer) -> None:
         """Answer the question. Nothing is sent to `peer`."""
         self._has_started = True
         try:
-            await super().serve(scope, peer)
+            await super().serve(scope, headers, peer)
             await self._wait_until_kept()
         finally:
             self._close()

@@ -333,7 +333,7 @@ async def test_shut_down_in_mid_answer() -> None:
 async def test_a_defect(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect of ours is told as an event, and to the client as an honest error, or by a cut connection."""
 
-    async def serve(self: Exchange, scope: Any, peer: FrontPeer) -> None:
+    async def serve(self: Exchange, scope: Any, headers: object, peer: FrontPeer) -> None:
         if begun:
             peer.start(200, {"content-length": "9"}, b"{", more=True)
         raise ZeroDivisionError
@@ -350,6 +350,24 @@ async def test_a_defect(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         if not begun:
             assert connection.error() == (500, "internal_error")
             assert b"x-request-id: %b\r\n" % crash.request_id.encode() in connection.received
+
+
+async def test_another_server() -> None:
+    """A server that does not lower the names of headers, as ASGI wants it, is understood all the same."""
+    messages: list[Any] = [{"type": "http.request", "body": asked(), "more_body": False}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: Any = {"type": "http", "path": "/v1/chat/completions", "client": None}
+    scope["headers"] = iter([(b"Authorization", b"Bearer sk-1"), (b"Content-Type", b"application/json")])
+    async with ServiceWorld(one=healthy(), caller_keys=("sk-1",)) as world:
+        await Exchange(world.service.deps)(scope, receive, send)
+    assert sent[0]["status"] == 200
 
 
 SAME_SITE = {b"sec-fetch-site": b"same-origin"}
