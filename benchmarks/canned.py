@@ -22,6 +22,7 @@ from litestar.params import JSONBody
 from litestar.response import Stream
 
 from benchmarks.bare_relay import body_of
+from benchmarks.instructions_requests import MESSAGES
 from benchmarks.memory_server import MemoryClient, memory_server, request_bytes
 from benchmarks.paired import Ratio, SendOne, compare_requests
 from dub5.service.app import Service
@@ -40,10 +41,6 @@ BY_ASGI = "_asgi"  # messages through ASGI, against the same
 TO_RELAY = "_relay"  # bytes through the server's protocol, against the bare relay
 WAYS = (PLAIN, BY_ASGI, TO_RELAY)
 CHUNKS = 50
-MESSAGES = [
-    {"role": "system", "content": "You are a helpful assistant."},
-    {"role": "user", "content": "Why is the sky blue? " * 10},
-]
 
 
 def event(value: object) -> bytes:

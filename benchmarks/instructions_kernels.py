@@ -13,14 +13,12 @@ from typing import Any, cast
 
 import msgspec
 
+from benchmarks.instructions_requests import MESSAGES
+
 Kernel = Callable[[], Callable[[], object]]
 NOW_S = 1000.0
 MODEL = "m"
 EVENT_BYTES_MAX = 1 << 20
-MESSAGES = [
-    {"role": "system", "content": "You are a helpful assistant."},
-    {"role": "user", "content": "Why is the sky blue? " * 10},
-]
 ERROR = b'{"error":{"message":"Rate limit reached. Try again in 2s.","code":"rate_limited"}}'
 OPENAI_ANSWER = {
     "id": "chatcmpl-1",
@@ -221,8 +219,8 @@ def error_body() -> Callable[[], object]:
     return lambda: msgspec.json.encode(body_of(error, "req_1"))
 
 
-def telemetry() -> Callable[[], object]:
-    """Tell metrics, board and log of a stream."""
+def new_telemetry() -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return what tells metrics, board and log of a stream, and what writes the log."""
     from dub5.service.events import AttemptEnded, Events, RequestEnded
     from dub5.service.model import AttemptRecord, Outcome, Target, Usage
     from dub5.service.telemetry.board import StatusBoard
@@ -261,10 +259,20 @@ def telemetry() -> Callable[[], object]:
     events = Events(metrics.count, StatusBoard().note, EventLogger(writer.write).log)
     ended = AttemptEnded("req_1", "chat", "one", attempt, "nobody")
 
-    def call() -> None:
+    def emit() -> None:
         events.emit(ended)
         events.emit(request)
-        writer.flush()
+
+    return emit, writer.flush
+
+
+def telemetry() -> Callable[[], object]:
+    """Tell metrics, board and log of a stream, and write its line."""
+    emit, flush = new_telemetry()
+
+    def call() -> None:
+        emit()
+        flush()
 
     return call
 

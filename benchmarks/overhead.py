@@ -51,7 +51,8 @@ from benchmarks.overhead_figures import (
     verdicts,
 )
 from benchmarks.overhead_upstream import before_others
-from benchmarks.soak import process
+from benchmarks.soak import cpu_us, process
+from tests.support.one_route import one_route
 
 RATE_PER_S = 50.0
 STREAMS = 100
@@ -62,17 +63,7 @@ MEASURED_S = 2.0  # of a window of streams, after the first have ended
 WARM_UP_S = 1.5
 LATE_MS_MAX = 1.0
 START_S = 5.0
-SETTINGS = """
-[server]
-port = 0
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "{upstream}/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
-"""
+SETTINGS = f"[server]\nport = 0\n{one_route('{upstream}/v1')}"
 NGINX = """
 daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;
 events {{ worker_connections 4096; }}
@@ -101,10 +92,7 @@ class WayThrough:
 
     def cpu_us(self) -> float:
         """Return the processor time that the process has taken; NaN of one that is not ours."""
-        if not self.pid:
-            return float("nan")
-        threads = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((each / "schedstat").read_text("ascii").split()[0]) for each in threads) / 1000
+        return cpu_us(self.pid) if self.pid else float("nan")
 
 
 @asynccontextmanager

@@ -33,24 +33,15 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from benchmarks.canned import MESSAGES, WHOLE, chunk
+from benchmarks.canned import WHOLE, chunk
 from benchmarks.conftest import machine
-from benchmarks.soak import process
+from benchmarks.instructions_requests import MESSAGES
+from benchmarks.soak import cpu_us, process
+from tests.support.one_route import one_route
 
 SHORT, LONG = "10", "110"  # chunks of a stream
 STALL_S = 60.0  # a chunk that does not come for so long never will
-SETTINGS = """
-[server]
-port = 0
-[[provider]]
-name = "one"
-dialect = "openai"
-base_url = "{upstream}/v1"
-[[route]]
-name = "chat"
-targets = ["one/m"]
-cache.enabled = true
-"""
+SETTINGS = f"[server]\nport = 0\n{one_route('{upstream}/v1')}cache.enabled = true\n"
 SSE = {"content-type": "text/event-stream"}
 LAST = (chunk(finish_reason="stop"), b"data: [DONE]\n\n")
 WORD = b"word"  # in each chunk once
@@ -169,13 +160,11 @@ class MeasuredProcess:
         return {"json": self._least["json"], "cached": self._least["cached"], "chunk": chunk_cost}
 
 
-def cpu_us(pid: int) -> Meter:
-    """Return a meter of the CPU time of a process, all threads together, in microseconds."""
-    threads = Path(f"/proc/{pid}/task")
+def cpu_meter(pid: int) -> Meter:
+    """Return a meter of the CPU time of a process, in microseconds."""
 
     async def read() -> float:
-        times = [int((thread / "schedstat").read_bytes().split()[0]) for thread in threads.iterdir()]
-        return sum(times) / 1000
+        return cpu_us(pid)
 
     return read
 
@@ -218,8 +207,8 @@ async def timed(rounds: int, folder: Path) -> list[dict[str, float]]:
             process(folder, "relay", *theirs) as (relay, address),
         ):
             both = [
-                MeasuredProcess(upstream, line.rpartition(" ")[2], cpu_us(service.pid), TIMED),
-                MeasuredProcess(upstream, address, cpu_us(relay.pid), TIMED),
+                MeasuredProcess(upstream, line.rpartition(" ")[2], cpu_meter(service.pid), TIMED),
+                MeasuredProcess(upstream, address, cpu_meter(relay.pid), TIMED),
             ]
             for each in both:
                 await each.warm_up()

@@ -268,6 +268,12 @@ def _verdict(client: Soak, samples: list[ProcessSample]) -> list[str]:
     return wrong
 
 
+def cpu_us(pid: int) -> float:
+    """Return the CPU time of a process, all threads together, in microseconds. Linux only."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_bytes().split()[0]) for thread in threads) / 1000
+
+
 def main() -> int:
     """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(
