@@ -46,6 +46,6 @@ def test_reading(engine: tuple[str, ConversationBench], gate: BudgetGate) -> Non
     """To read a history of 100 turns costs no more than its budgeted multiple of a bare database's."""
     name, bench = engine
     bench.turns(CONVERSATIONS * HISTORY, together=CONVERSATIONS)()
-    case = f"reading_{name}"
+    case = f"reading_to_table_{name}"
     ratio = best_within(bench.readings(READINGS), bench.bare_readings(READINGS), gate.budget(case))
     gate.check(case, ratio, READINGS)

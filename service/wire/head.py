@@ -38,13 +38,9 @@ NAMES_MAX = 1000
 NAME_CHARS_MAX = 64
 
 Pairs = Sequence[tuple[bytes, bytes]]
-StatusAndHeaders = tuple[
-    int, dict[str, str]
-]  # status, and headers with lower-case names; of repeated ones the last
+StatusAndHeaders = tuple[int, dict[str, str]]  # the headers by lower-case name; of repeated ones the last
 
-_NAMES: dict[
-    str, str
-] = {}  # of headers that have come before in a head that was taken: as it came, lower case
+_NAMES: dict[str, str] = {}  # of headers that came before in a head that was taken, and them in lower case
 
 
 class BadHead(Exception):
